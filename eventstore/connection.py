@@ -1,0 +1,83 @@
+"""Connections to Redis and Postgres, and their drivers' errors in our words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004
+    OutOfMemoryError,
+    ReadOnlyError,
+    TimeoutError,  # noqa: A004
+)
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from eventstore.errors import PostgresUnavailable, RedisUnavailable
+
+COMMAND_TIMEOUT_S = 5.0
+_ASYNCPG = "postgresql+asyncpg"
+
+
+def connect_redis(url: str, *, max_connections: int = 64) -> Redis:
+    """A client for `url` (`redis://`, `rediss://`, `unix://`); connects when first used.
+
+    Commands are repeated a few times over a new connection when one breaks. That is safe for every
+    script here: an append knows its own events again.
+    """
+    return Redis.from_url(
+        url,
+        protocol=2,
+        max_connections=max_connections,
+        socket_timeout=COMMAND_TIMEOUT_S,
+        socket_connect_timeout=COMMAND_TIMEOUT_S,
+        health_check_interval=30,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), retries=3),
+    )
+
+
+def connect_postgres(url: str, *, pool_size: int = 5) -> AsyncEngine:
+    """An engine for `url`, the form every Postgres client takes (`postgresql://…`)."""
+    scheme, _, rest = url.partition("://")
+    if scheme in ("postgres", "postgresql"):
+        url = f"{_ASYNCPG}://{rest}"
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        pool_pre_ping=True,
+        pool_timeout=COMMAND_TIMEOUT_S,
+        connect_args={
+            "timeout": COMMAND_TIMEOUT_S,
+            "command_timeout": 60,
+            # A role that is called like our schema would otherwise find its tables there first.
+            "server_settings": {"search_path": "public", "application_name": "headrace"},
+        },
+    )
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Translates what a Redis that cannot serve raises."""
+    try:
+        yield
+    except (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError) as e:
+        raise RedisUnavailable(f"Redis does not answer: {e or type(e).__name__}") from e
+
+
+@contextmanager
+def postgres_errors() -> Iterator[None]:
+    """Translates what a Postgres that cannot serve raises.
+
+    asyncpg raises a bare OSError when nobody listens; SQLAlchemy wraps what breaks later.
+    """
+    try:
+        yield
+    except (OSError, InterfaceError, OperationalError) as e:
+        raise PostgresUnavailable(f"Postgres does not answer: {e}") from e
+    except DBAPIError as e:
+        if e.connection_invalidated:
+            raise PostgresUnavailable(f"Postgres does not answer: {e}") from e
+        raise

@@ -1,0 +1,96 @@
+"""Errors of the log.
+
+EventStoreError
+├── VersionConflict       somebody else appended to the job first
+├── Fenced                the job belongs to another worker now
+├── CommandIdReused       a command id stands for another request already
+├── NumberTaken           the proposed build number is not the next one
+├── LogMissing            the log that Postgres knows is not in Redis
+├── LogUnverified         this Redis holds another log, or one that was not opened
+├── ServerUnsuitable      the server's settings would lose events
+├── RedisUnavailable      the log's server does not answer
+└── PostgresUnavailable   the archive's server does not answer
+"""
+
+
+class EventStoreError(Exception):
+    """Base class of this package's errors. Whenever one is raised, nothing was written."""
+
+
+class VersionConflict(EventStoreError):
+    """The job has moved on. Read it again and decide again; `actual` is its version now."""
+
+    def __init__(self, job: str, expected: int, actual: int) -> None:
+        self.job = job
+        self.expected = expected
+        self.actual = actual
+        super().__init__(f"job {job} is at version {actual}, not {expected}")
+
+
+class Fenced(EventStoreError):
+    """The job was taken over or has ended. Stop working on it; never retry."""
+
+    def __init__(self, job: str, owner: str, attempt: int) -> None:
+        self.job = job
+        self.owner = owner
+        self.attempt = attempt
+        super().__init__(f"job {job} belongs to {owner} (attempt {attempt})")
+
+
+class CommandIdReused(EventStoreError):
+    """The same command id came with another request. Use a new id for a new request."""
+
+    def __init__(self, command_id: str, job: str) -> None:
+        self.command_id = command_id
+        self.job = job
+        super().__init__(f"command id {command_id!r} was used for another request (job {job})")
+
+
+class NumberTaken(EventStoreError):
+    """Another build of the project came first. Propose `last` + 1."""
+
+    def __init__(self, project: str, last: int) -> None:
+        self.project = project
+        self.last = last
+        super().__init__(f"the newest build of project {project} is number {last}")
+
+
+class LogMissing(EventStoreError):
+    """Redis is empty, but Postgres says that a log was made. A person must look.
+
+    Was Redis started on the wrong folder, or has it lost its data? Nothing is written until its
+    data are back.
+    """
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        super().__init__(
+            f"the log of partition {partition} is missing in Redis although Postgres knows it: "
+            "check that REDIS_URL names the right server and that it has its data"
+        )
+
+
+class LogUnverified(EventStoreError):
+    """The log in this Redis is not the one that Postgres knows, or was not opened."""
+
+    def __init__(self, partition: int, reason: str) -> None:
+        self.partition = partition
+        super().__init__(
+            f"the log of partition {partition} cannot be used ({reason}): "
+            "check that REDIS_URL and DATABASE_URL belong together"
+        )
+
+
+class ServerUnsuitable(EventStoreError):
+    """The server would lose events by its settings; the message names setting and remedy."""
+
+
+class RedisUnavailable(EventStoreError):
+    """Redis does not answer (connection, time-out, loading, read-only). Try again later.
+
+    An append that ends so may have happened; repeating it with the same events is safe.
+    """
+
+
+class PostgresUnavailable(EventStoreError):
+    """Postgres does not answer. Try again later."""

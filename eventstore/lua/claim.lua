@@ -1,0 +1,61 @@
+--[[ claim: take jobs of one partition that may run now, and fence whoever had them.
+
+KEYS   1 meta   2 runs   3 work:high   4 work:normal
+ARGV   1 lineage   2 worker   3 how many (free slots)   4 lease in ms
+
+Result {'ok', {job, tenant, project, class, entry id, attempt}, ...} | {'refused', reason}
+
+Atomic: the entry changes hands and `runs` names the new owner in one step; from then on the
+predecessor can neither append nor report. `high` goes before `normal`, abandoned work before new.
+No takeover within one lease after the log was opened: idle times went on counting while the server
+was down, and the living have had no chance to send a heartbeat.
+]]
+local GROUP = 'generators'
+if #KEYS ~= 4 or #ARGV ~= 4 then
+  return redis.error_reply('HEADRACE claim: wrong number of keys or arguments')
+end
+local meta = redis.call('HMGET', KEYS[1], 'lineage', 'opened')
+if not meta[1] then return {'refused', 'LogMissing'} end
+if meta[1] ~= ARGV[1] then return {'refused', 'LogUnverified', meta[1]} end
+if not meta[2] then return {'refused', 'LogUnverified', 'not opened'} end
+
+local worker, free, lease = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local result = {'ok'}
+
+local function take(work, entry)
+  local fields = {}
+  for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+  local run = redis.call('HGET', KEYS[2], fields.job)
+  local tenant, class, at, attempt
+  if run then tenant, class, at, attempt = string.match(run, '^(%S+) (%S+) (%S+) %S+ (%d+)$') end
+  if at ~= entry[1] then
+    -- The job has ended, or runs from another entry: nothing to do here.
+    redis.call('XACK', work, GROUP, entry[1])
+    redis.call('XDEL', work, entry[1])
+    return
+  end
+  local next_attempt = tonumber(attempt) + 1
+  redis.call('HSET', KEYS[2], fields.job,
+    table.concat({tenant, class, at, worker, next_attempt}, ' '))
+  result[#result + 1] = {fields.job, tenant, fields.project, class, at, next_attempt}
+  free = free - 1
+end
+
+for _, work in ipairs({KEYS[3], KEYS[4]}) do
+  if free > 0 and now - tonumber(meta[2]) >= lease then
+    for _, entry in ipairs(redis.call('XAUTOCLAIM', work, GROUP, worker, lease, '0',
+        'COUNT', free)[2]) do
+      take(work, entry)
+    end
+  end
+end
+for _, work in ipairs({KEYS[3], KEYS[4]}) do
+  if free > 0 then
+    local answer = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', free, 'STREAMS',
+      work, '>')
+    for _, entry in ipairs(answer and answer[1][2] or {}) do take(work, entry) end
+  end
+end
+return result

@@ -1,0 +1,43 @@
+"""Reads of streams and hashes with exact types; the driver's own say `bytes | str | None`."""
+
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+from eventstore.connection import redis_errors
+
+Fields = dict[bytes, bytes]
+StreamEntry = tuple[str, Fields]
+
+
+async def stream_range(
+    redis: Redis, key: str, *, after: str | None = None, count: int | None = None
+) -> list[StreamEntry]:
+    """Entries behind id `after` (from the beginning when None), in order."""
+    with redis_errors():
+        found: Any = await redis.xrange(key, f"({after}" if after else "-", count=count)
+    return [(entry_id.decode(), fields) for entry_id, fields in found]
+
+
+async def stream_end(redis: Redis, key: str) -> str | None:
+    """The id of a stream's newest entry."""
+    with redis_errors():
+        newest: Any = await redis.xrevrange(key, count=1)
+    return newest[0][0].decode() if newest else None
+
+
+async def stream_exact(redis: Redis, key: str, ids: list[str]) -> list[Fields]:
+    """The fields of the entries with exactly these ids, in one round trip."""
+    pipeline = redis.pipeline(transaction=False)
+    for entry_id in ids:
+        pipeline.xrange(key, entry_id, entry_id)
+    with redis_errors():
+        found: Any = await pipeline.execute()
+    return [entries[0][1] for entries in found]
+
+
+async def hash_fields(redis: Redis, key: str, *names: str) -> list[str | None]:
+    """The values of a hash's fields, None for those it lacks."""
+    with redis_errors():
+        values = cast("list[bytes | None]", await redis.hmget(key, list(names)))
+    return [None if value is None else value.decode() for value in values]

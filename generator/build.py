@@ -1,0 +1,139 @@
+"""One build under way: the job as its worker knows it, its parts, and its voice in the log."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import structlog
+
+from eventstore import Claim, CommandHandler, Handled, RedisUnavailable
+from generator.artifacts import ArtifactStore
+from generator.errors import SandboxError
+from generator.output import MAX_LINE_CHARS, clean, tail
+from generator.runner import Runner
+from generator.sandbox import OnOutput, Sandbox, SandboxRuntime, SandboxRuntimeFactory, Stream
+from generator.workspace import Workspace
+from schemas import Command, Job
+
+log = structlog.get_logger()
+
+KILL_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long each part of a build may take, in seconds."""
+
+    code_s: float = 900
+    create_s: float = 120
+    upload_s: float = 120
+    install_s: float = 600
+    tests_s: float = 300
+    probe_s: float = 30
+    sandbox_s: int = 3600
+    """The life of a sandbox, and so of a preview."""
+
+
+@dataclass(slots=True)
+class Build:
+    """The hands of `GenerationService`: what the phases share. One task uses it at a time."""
+
+    job: Job
+    claim: Claim
+    handler: CommandHandler
+    artifacts: ArtifactStore
+    runner: Runner | None
+    sandbox_runtime_factory: SandboxRuntimeFactory | None
+    workspace_root: Path
+    deadlines: Deadlines
+    sandbox: Sandbox | None = None
+    maybe_ready: bool = False
+    """Whether the log may say READY although its answer has not arrived."""
+    _runtime: SandboxRuntime | None = field(default=None, repr=False)
+    _files: Mapping[str, bytes] | None = field(default=None, repr=False)
+
+    @property
+    def marker(self) -> str:
+        """What this build's app must answer with: no other build's app can know it."""
+        return hashlib.sha256(f"{self.job.job}/{self.job.round}".encode()).hexdigest()[:16]
+
+    @property
+    def app_environment(self) -> dict[str, str]:
+        """What an app is told about itself."""
+        return {"HEADRACE_JOB": self.job.job, "HEADRACE_MARKER": self.marker}
+
+    def runtime(self) -> SandboxRuntime:
+        """The provider of sandboxes, made when it is first needed."""
+        if self._runtime is None:
+            assert self.sandbox_runtime_factory is not None  # noqa: S101 - the service checks it
+            self._runtime = self.sandbox_runtime_factory()
+        return self._runtime
+
+    async def tell(self, command: Command) -> Handled:
+        """Carry out a command on the job, as its owner."""
+        handled = await self.handler.handle(self.claim.ref, command, job=self.job, claim=self.claim)
+        self.job = handled.job
+        return handled
+
+    async def note(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Show a line of progress. Raises `Fenced`; a Redis that is away costs the line only."""
+        try:
+            await self.handler.store.progress(self.claim, kind, data, time=self.handler.clock())
+        except RedisUnavailable as error:
+            log.warning("progress_lost", job=self.job.job, error=str(error))
+
+    async def note_file(self, path: str, size_bytes: int) -> None:
+        """Show that a file was written."""
+        await self.note("file", {"path": path, "size_bytes": size_bytes})
+
+    def on_output(self) -> OnOutput:
+        """Shows what a command of the current phase prints."""
+
+        async def show(stream: Stream, text: str) -> None:
+            if shown := clean(text).strip("\n"):
+                shown = tail(shown, MAX_LINE_CHARS)
+                await self.note("log", {"phase": self.job.status, "stream": stream, "text": shown})
+
+        return show
+
+    @property
+    def workspace_path(self) -> Path:
+        """Where the app's files lie on this machine; named after the job, not the build number."""
+        return self.workspace_root / self.job.job
+
+    def workspace(self) -> Workspace:
+        """The job's workspace; its writes are shown as progress."""
+        return Workspace(self.workspace_path, on_file=self.note_file)
+
+    async def store_files(self, files: Mapping[str, bytes]) -> str:
+        """Keep the app's files; the digest of their manifest."""
+        self._files = files
+        return await self.artifacts.put(files)
+
+    async def files(self) -> Mapping[str, bytes]:
+        """The app's files, from the artifact store if another worker wrote them."""
+        if self._files is None:
+            self._files = await self.artifacts.get(self.job.manifest) if self.job.manifest else {}
+        return self._files
+
+    async def end_sandbox(self) -> None:
+        """End the sandbox of this job, whoever made it. Never raises.
+
+        A provider that does not answer is logged; the sandbox then ends by its own timeout.
+        """
+        sandbox_id = self.sandbox.sandbox_id if self.sandbox else self.job.sandbox_id
+        if sandbox_id is None:
+            return
+        try:
+            with anyio.fail_after(KILL_S, shield=True):
+                if self.sandbox:
+                    await self.sandbox.close()
+                await self.runtime().kill(sandbox_id)
+        except (SandboxError, TimeoutError) as error:
+            log.error(
+                "sandbox_not_ended", job=self.job.job, sandbox_id=sandbox_id, error=str(error)
+            )
+        self.sandbox = None

@@ -1,0 +1,118 @@
+"""Errors of the generator.
+
+GenerationError
+├── RunnerFailed            the runner gave up
+├── BadPath                 a file outside the workspace, or one that cannot exist there
+├── ManifestInvalid         the app's headrace.toml cannot be used
+├── ArtifactMissing         a stored file is gone or damaged
+├── CheckFailed             the app does not do what it must
+└── SandboxError
+    ├── SandboxUnavailable  this machine or these settings cannot make sandboxes
+    ├── SandboxBusy         the provider refuses for now
+    ├── SandboxGone         the sandbox has ended
+    ├── SandboxFull         a limit of the sandbox is reached
+    └── CommandTimeout      a command did not end in time
+
+A build that fails is an event, not an exception: `GenerationService` turns each of these into
+`JobFailed`. Their text is what a person reads, so it says what to do.
+"""
+
+
+class GenerationError(Exception):
+    """Base class; `kind` stands in `JobFailed`."""
+
+    kind = "internal"
+
+
+class RunnerFailed(GenerationError):
+    """The runner could not write the app. Try again, or reword the goal."""
+
+    kind = "runner"
+
+
+class BadPath(GenerationError):
+    """A runner named a file outside the workspace, or a name no file can have."""
+
+    kind = "bad_path"
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        super().__init__(f"file {path!r} refused: {reason}")
+
+
+class ManifestInvalid(GenerationError):
+    """The app's `headrace.toml` is missing, is not TOML, or lacks a command."""
+
+    kind = "manifest"
+
+
+class ArtifactMissing(GenerationError):
+    """A stored file is gone or its digest does not match; the build must be made again."""
+
+    kind = "artifact"
+
+    def __init__(self, digest: str, reason: str) -> None:
+        self.digest = digest
+        super().__init__(f"artifact {digest}: {reason}")
+
+
+class CheckFailed(GenerationError):
+    """The app was built but does not pass: its own tests, its start, or the probe."""
+
+    kind = "check"
+
+    def __init__(self, message: str, *, command: str, exit_code: int | None, output: str) -> None:
+        self.command = command
+        self.exit_code = exit_code
+        self.output = output
+        super().__init__(message)
+
+
+class SandboxError(GenerationError):
+    """Base class of what a sandbox provider raises; anything not named below is worth one retry."""
+
+    kind = "sandbox"
+
+
+class SandboxUnavailable(SandboxError):
+    """Sandboxes cannot be made here, now or later: the message names the reason and ways out."""
+
+    kind = "sandbox_unavailable"
+
+
+class SandboxBusy(SandboxError):
+    """The provider is at a limit. Wait (`retry_after_s` if it said how long) and try again."""
+
+    kind = "sandbox_busy"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class SandboxGone(SandboxError):
+    """The sandbox has ended (timeout, kill, crash). Make a new one from the build's files."""
+
+    kind = "sandbox_gone"
+
+    def __init__(self, sandbox_id: str) -> None:
+        self.sandbox_id = sandbox_id
+        super().__init__(f"sandbox {sandbox_id} has ended")
+
+
+class SandboxFull(SandboxError):
+    """Files do not fit into the sandbox, or another of its limits is reached."""
+
+    kind = "sandbox_full"
+
+
+class CommandTimeout(SandboxError):
+    """A command was ended after `timeout_s`; `output` is the tail of what it printed."""
+
+    kind = "timeout"
+
+    def __init__(self, command: str, timeout_s: float, output: str) -> None:
+        self.command = command
+        self.timeout_s = timeout_s
+        self.output = output
+        super().__init__(f"`{command}` did not end within {timeout_s:g} s")

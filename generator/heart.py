@@ -1,0 +1,77 @@
+"""Heartbeats: a worker's claims live on while this thread says so.
+
+A thread of its own, with a connection of its own, so that a blocked event loop does not look like a
+dead worker. When the answer is that a job belongs to somebody else, its build is told to stop.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from eventstore import Claim
+from eventstore.keys import Keys
+from eventstore.scripts import source
+
+log = structlog.get_logger()
+
+BEATS_PER_LEASE = 3
+
+
+class Heart:
+    """Renews the leases of all held claims, every third of a lease. Used as a context manager."""
+
+    def __init__(
+        self, connect: Callable[[], Redis], *, lease_ms: int, partition_of: Callable[[str], int]
+    ) -> None:
+        """`connect` gives a blocking client for this thread alone."""
+        self._connect = connect
+        self._pause_s = lease_ms / 1000 / BEATS_PER_LEASE
+        self._partition_of = partition_of
+        self._held: dict[Claim, Callable[[], object]] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+
+    def __enter__(self) -> "Heart":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @contextmanager
+    def holding(self, claim: Claim, on_lost: Callable[[], object]) -> Iterator[None]:
+        """Keep `claim` alive while the block runs. `on_lost` is called in the heart's thread."""
+        with self._lock:
+            self._held[claim] = on_lost
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.pop(claim, None)
+
+    def _beat(self) -> None:
+        redis = self._connect()
+        script = redis.register_script(source("heartbeat"))
+        while not self._stop.wait(self._pause_s):
+            with self._lock:
+                held = list(self._held.items())
+            for claim, on_lost in held:
+                keys = Keys(self._partition_of(claim.ref.tenant))
+                try:
+                    alive = script(
+                        keys=[keys.runs, keys.work(claim.work_class)],
+                        args=[claim.ref.job, claim.worker, claim.attempt],
+                    )
+                except RedisError as error:
+                    log.warning("heartbeat_missed", job=claim.ref.job, error=str(error))
+                    continue
+                if not alive:
+                    log.warning("lease_lost", job=claim.ref.job, attempt=claim.attempt)
+                    on_lost()
+        redis.close()

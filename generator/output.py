@@ -1,0 +1,22 @@
+"""What programs print, made fit to be shown and kept."""
+
+import re
+
+MAX_LINE_CHARS = 4_000
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    """Without terminal escapes, control characters and lone surrogates; line ends are `\\n`."""
+    return _CONTROL.sub("", _ANSI.sub("", text)).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def tail(text: str, chars: int) -> str:
+    """The last `chars` characters, beginning with a whole line where that is possible."""
+    if len(text) <= chars:
+        return text
+    cut = text[-chars:]
+    newline = cut.find("\n")
+    return cut[newline + 1 :] if 0 <= newline < len(cut) - 1 else cut

@@ -1,0 +1,85 @@
+"""Asks a started app over HTTP, through the address a visitor uses, whether it is this build's."""
+
+import json
+import time
+from dataclasses import dataclass
+
+import anyio
+import httpx
+
+MAX_ANSWER_BYTES = 64 * 1024
+_TRY_S = 5.0
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What the probe saw. `failure` is None when the app answered with the marker and a page."""
+
+    url: str
+    status: int | None
+    marker: str | None
+    tries: int
+    duration_ms: int
+    failure: str | None
+
+
+async def probe(preview_url: str, marker: str, *, timeout_s: float) -> Probed:
+    """Ask `/healthz` until it answers with `marker`, then `/` for a page, within `timeout_s`.
+
+    Redirects are not followed: the app must answer itself, and must not send the probe elsewhere.
+    """
+    url, started, tries = f"{preview_url}/healthz", time.monotonic(), 0
+    status: int | None = None
+    found: str | None = None
+    failure: str | None = "no answer came"
+    pause_s = _FIRST_PAUSE_S
+    # trust_env: a proxy of this machine's environment is no visitor's path.
+    async with httpx.AsyncClient(timeout=_TRY_S, trust_env=False) as client:
+        with anyio.move_on_after(timeout_s):
+            while failure is not None:
+                tries += 1
+                try:
+                    status, body = await _get(client, url)
+                    found = _marker(body)
+                    failure = _judge(status, found, marker)
+                    if failure is None:
+                        status, page = await _get(client, f"{preview_url}/")
+                        failure = None if status == 200 and page else f"/ answered {status}"
+                except httpx.HTTPError as error:
+                    failure = f"{url} does not answer ({type(error).__name__})"
+                if failure is not None:
+                    await anyio.sleep(pause_s)
+                    pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+    duration_ms = round((time.monotonic() - started) * 1000)
+    return Probed(url, status, found, tries, duration_ms, failure)
+
+
+async def _get(client: httpx.AsyncClient, url: str) -> tuple[int, bytes]:
+    async with client.stream("GET", url) as response:
+        body = b""
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                break
+        return response.status_code, body[:MAX_ANSWER_BYTES]
+
+
+def _marker(body: bytes) -> str | None:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return None
+    marker = answer.get("build") if isinstance(answer, dict) else None
+    return marker[:64] if isinstance(marker, str) else None
+
+
+def _judge(status: int, found: str | None, wanted: str) -> str | None:
+    if status != 200:
+        return f"/healthz answered {status}"
+    if found is None:
+        return "/healthz carries no build marker"
+    if found != wanted:
+        return f"/healthz carries another build's marker ({found[:16]})"
+    return None

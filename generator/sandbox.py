@@ -1,0 +1,126 @@
+"""What the generator asks of a place that runs code nobody trusts.
+
+Two implementations stand in `sandboxes/`: `local` (bubblewrap on this machine) and `e2b`
+(the E2B cloud). One contract suite, `tests/generator/test_sandbox_contract.py`, runs over both.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+PROJECT_DIR = "/home/user/project"
+"""Where the files of an app live inside every sandbox."""
+
+PREVIEW_PORT = 8080
+"""The port on which every app serves inside its sandbox."""
+
+OUTPUT_TAIL_BYTES = 64 * 1024
+"""How much of a command's output `CommandResult.output` keeps; more is cut from its beginning."""
+
+Stream = Literal["stdout", "stderr"]
+OnOutput = Callable[[Stream, str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended: its exit code and the tail of its output, both streams interleaved."""
+
+    exit_code: int
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxInfo:
+    """A living sandbox as its provider lists it."""
+
+    sandbox_id: str
+    metadata: Mapping[str, str]
+    ends_at: datetime
+
+
+class Sandbox(Protocol):
+    """One living sandbox. Every method raises `SandboxGone` once the sandbox has ended."""
+
+    @property
+    def sandbox_id(self) -> str:
+        """The provider's id, `[A-Za-z0-9_-]{1,64}`."""
+        ...
+
+    async def write_files(self, files: Mapping[str, bytes]) -> None:
+        """Write files by their path relative to `PROJECT_DIR`; parents are made, old content goes.
+
+        A path ending in `.sh` becomes executable. Raises `SandboxFull` when they do not fit.
+        """
+        ...
+
+    async def read_file(self, path: str) -> bytes:
+        """The content of one file below `PROJECT_DIR`. Raises `FileNotFoundError`."""
+        ...
+
+    async def run(
+        self,
+        command: str,
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        on_output: OnOutput | None = None,
+    ) -> CommandResult:
+        """Run `command` with `/bin/sh -c` in `PROJECT_DIR` until it ends.
+
+        A non-zero exit code is a result, not an error. `on_output` sees the output while it comes,
+        in order per stream. Raises `CommandTimeout` after `timeout_s`; the command's whole process
+        group has ended then, as it has when the caller is cancelled.
+        """
+        ...
+
+    async def start(
+        self, command: str, *, log_path: str, env: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a server with `/bin/sh -c` in `PROJECT_DIR`; it outlives this process.
+
+        Its output is appended to `log_path` (relative to `PROJECT_DIR`), because a provider throws
+        away output that nobody is subscribed to. Servers are ended with their sandbox.
+        """
+        ...
+
+    def preview_url(self, port: int) -> str:
+        """The address at which a browser reaches `port` of the sandbox, without trailing slash."""
+        ...
+
+    async def close(self) -> None:
+        """Give back this process's connections; the sandbox lives on."""
+        ...
+
+
+class SandboxRuntime(Protocol):
+    """A provider of sandboxes."""
+
+    @property
+    def provider(self) -> str:
+        """Short name that stands in events: `local`, `e2b`."""
+        ...
+
+    async def create(self, *, metadata: Mapping[str, str], timeout_s: int) -> Sandbox:
+        """A new, empty sandbox that ends by itself after `timeout_s`, whoever is alive then.
+
+        Metadata keys and values are `[a-z0-9_-]{1,64}`. Raises `SandboxUnavailable` (fix the
+        settings or the machine) or `SandboxBusy` (try again later).
+        """
+        ...
+
+    async def connect(self, sandbox_id: str) -> Sandbox:
+        """The living sandbox of that id, its end not moved. Raises `SandboxGone`."""
+        ...
+
+    async def kill(self, sandbox_id: str) -> bool:
+        """End a sandbox and everything in it; False when there was none. Idempotent."""
+        ...
+
+    async def list(self, metadata: Mapping[str, str]) -> list[SandboxInfo]:
+        """The living sandboxes whose metadata contain all of `metadata`."""
+        ...
+
+
+SandboxRuntimeFactory = Callable[[], SandboxRuntime]
+"""Called when a build first needs a sandbox, so that a provider's SDK is imported only then."""

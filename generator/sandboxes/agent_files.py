@@ -1,0 +1,72 @@
+"""Files inside a sandbox. Whatever links an app has planted, they lead nowhere but inside.
+
+Only the standard library: the file is also copied into the sandbox.
+"""
+
+import json
+import os
+import stat
+from contextlib import suppress
+
+from generator.sandboxes.agent_client import Client, Refused, Result
+from generator.sandboxes.agent_commands import PROJECT_DIR
+from generator.sandboxes.frames import CHUNK_BYTES, DATA, END, FILE
+
+
+async def write(client: Client) -> Result:
+    """Write the files that the client sends until its `END`."""
+    fd = -1
+    try:
+        while (received := await client.receive())[0] != END:
+            kind, payload = received
+            if kind == FILE:
+                if fd >= 0:
+                    os.close(fd)
+                fd = _create(**json.loads(payload))
+            elif kind == DATA:
+                _write_all(fd, payload)
+    except OSError as error:
+        raise Refused.by(error) from error
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return {}
+
+
+async def read(client: Client, path: str) -> Result:
+    """Send one regular file below the project."""
+    fd = _open(path)
+    try:
+        while data := os.read(fd, CHUNK_BYTES):
+            await client.send(DATA, data)
+    finally:
+        os.close(fd)
+    return {}
+
+
+def _create(path: str, executable: bool) -> int:
+    target = os.path.join(PROJECT_DIR, path)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with suppress(FileNotFoundError):
+        os.unlink(target)  # it may be a link, a pipe, or a program that is running
+    return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755 if executable else 0o644)
+
+
+def _open(path: str) -> int:
+    real = os.path.realpath(os.path.join(PROJECT_DIR, path))
+    if not real.startswith(PROJECT_DIR + "/"):
+        raise Refused("missing", path)  # a link to, say, /dev/zero
+    try:
+        fd = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        raise Refused.by(error) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Refused("missing", path)
+    return fd
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

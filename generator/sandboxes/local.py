@@ -1,0 +1,212 @@
+"""Sandboxes on this machine, isolated by bubblewrap; where that is impossible, none is made.
+
+    worker ── control socket ── supervisor ── socket pairs ── agent (process 1 inside) ── the app
+    browser ── loopback port ──┘
+
+Each sandbox has a supervisor of its own, which outlives the worker and ends the sandbox in time.
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio
+from anyio import to_thread
+
+from generator.errors import SandboxError, SandboxGone, SandboxUnavailable
+from generator.sandbox import SandboxInfo
+from generator.sandboxes import isolation, registry
+from generator.sandboxes.frames import KILL
+from generator.sandboxes.isolation import Limits
+from generator.sandboxes.local_sandbox import LocalSandbox
+
+START_S = 15.0
+KILL_S = 15.0
+MAX_SOCKET_PATH_BYTES = 107
+"""`sun_path` has 108 bytes, the last of them zero (unix(7))."""
+
+DEFAULT_LIMITS = Limits()
+
+_SANDBOX_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+# Imports the supervisor without the package around it, whose own imports would cost a second.
+_BOOT = """
+import sys
+for name, folder in ("generator", ""), ("generator.sandboxes", "/sandboxes"):
+    sys.modules[name] = type(sys)(name)
+    sys.modules[name].__path__ = [sys.argv[1] + folder]
+from generator.sandboxes.supervisor import main
+main()
+"""
+_PYTHON = os.path.realpath(sys.executable)
+_SUPERVISOR = (_PYTHON, "-E", "-s", "-S", "-c", _BOOT, str(Path(__file__).parents[1]))
+
+
+class LocalRuntime:
+    """Makes, finds and ends the sandboxes kept in `state_dir`, from any number of processes.
+
+    `run_dir` holds the control sockets and needs a short path. Both are made on first use, for
+    this user alone. `bwrap` replaces the bubblewrap that would be found.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        run_dir: Path,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        bwrap: Path | None = None,
+    ) -> None:
+        self._state_dir = state_dir.absolute()
+        self._run_dir = run_dir.absolute()
+        self._limits = limits
+        self._bwrap = bwrap
+        longest = len(os.fsencode(self._socket_path(_new_id())))
+        if longest > MAX_SOCKET_PATH_BYTES:
+            raise ValueError(
+                f"run_dir {self._run_dir} makes unix socket paths of {longest} bytes, the limit "
+                f"is {MAX_SOCKET_PATH_BYTES}: choose a shorter one"
+            )
+
+    @property
+    def provider(self) -> str:
+        return "local"
+
+    async def create(self, *, metadata: Mapping[str, str], timeout_s: int) -> LocalSandbox:
+        sandbox_id = _new_id()
+        try:
+            # Not to be interrupted: what has half begun cannot be ended, what exists can.
+            with anyio.CancelScope(shield=True):
+                sandbox = await self._start(sandbox_id, metadata, timeout_s)
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self.kill(sandbox_id)
+            raise
+        return sandbox
+
+    async def connect(self, sandbox_id: str) -> LocalSandbox:
+        info = None
+        if _SANDBOX_ID.fullmatch(sandbox_id):
+            info = await to_thread.run_sync(registry.living, self._folder(sandbox_id))
+        if info is None:
+            raise SandboxGone(sandbox_id)
+        return _sandbox(info)
+
+    async def kill(self, sandbox_id: str) -> bool:
+        if not _SANDBOX_ID.fullmatch(sandbox_id):
+            return False
+        folder = self._folder(sandbox_id)
+        info = await to_thread.run_sync(registry.living, folder)
+        if info is not None and not await _ended(info["socket"]):
+            await _end_by_force(sandbox_id, folder)
+        # Nothing is left now unless the supervisor was killed, by us or by another.
+        await to_thread.run_sync(registry.bury, folder)
+        return info is not None
+
+    async def list(self, metadata: Mapping[str, str]) -> list[SandboxInfo]:
+        infos = await to_thread.run_sync(registry.sweep, str(self._state_dir))
+        return [
+            SandboxInfo(
+                sandbox_id=info["sandbox_id"],
+                metadata=info["metadata"],
+                ends_at=datetime.fromtimestamp(info["ends_at"], UTC),
+            )
+            for info in infos
+            if metadata.items() <= info["metadata"].items()
+        ]
+
+    async def _start(
+        self, sandbox_id: str, metadata: Mapping[str, str], timeout_s: int
+    ) -> LocalSandbox:
+        spec, log = await to_thread.run_sync(self._prepare, sandbox_id, metadata, timeout_s)
+        with log:
+            try:
+                with anyio.fail_after(START_S):
+                    process = await anyio.run_process(
+                        [*_SUPERVISOR, sandbox_id],
+                        input=spec,
+                        stderr=log,
+                        check=False,
+                        env={},
+                        start_new_session=True,
+                    )
+            except TimeoutError:
+                raise SandboxError(f"no sandbox came up within {START_S:g} s") from None
+        answer = json.loads(process.stdout or b'{"failed": "its supervisor said nothing"}')
+        if "preview_port" in answer:
+            return _sandbox(answer)
+        await to_thread.run_sync(registry.forget, self._folder(sandbox_id), None)
+        if "refused" in answer:
+            raise isolation.refusal(answer["refused"])
+        raise SandboxError(f"no sandbox came up: {answer['failed']}")
+
+    def _prepare(
+        self, sandbox_id: str, metadata: Mapping[str, str], timeout_s: int
+    ) -> tuple[bytes, BinaryIO]:
+        """What the supervisor will read, and the log it will write to, in its folder."""
+        isolation.check_machine()
+        bwrap = isolation.find_bwrap(self._bwrap)
+        for place in (self._state_dir, self._run_dir):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if place.stat().st_uid != os.geteuid():
+                raise SandboxUnavailable(f"{place} belongs to another user: choose another folder")
+        registry.sweep(str(self._state_dir))
+        folder = self._state_dir / sandbox_id
+        spec = isolation.spec(
+            sandbox_id,
+            bwrap=bwrap,
+            limits=self._limits,
+            folder=folder,
+            socket=Path(self._socket_path(sandbox_id)),
+            metadata=metadata,
+            timeout_s=timeout_s,
+        )
+        folder.mkdir(mode=0o700)
+        return json.dumps(spec).encode(), (folder / "supervisor.log").open("wb")
+
+    def _folder(self, sandbox_id: str) -> str:
+        return str(self._state_dir / sandbox_id)
+
+    def _socket_path(self, sandbox_id: str) -> str:
+        return str(self._run_dir / f"{sandbox_id}.sock")
+
+
+async def _ended(socket_path: str) -> bool:
+    """Ask a supervisor for the end; it hangs up when everything is gone. False if it hangs."""
+    with anyio.move_on_after(KILL_S):
+        try:
+            async with await anyio.connect_unix(socket_path) as stream:
+                await stream.send(KILL)
+                await stream.receive()
+        except (anyio.EndOfStream, anyio.BrokenResourceError, OSError):
+            return True
+    return False
+
+
+async def _end_by_force(sandbox_id: str, folder: str) -> None:
+    """End a supervisor that no longer listens; bubblewrap ends with it."""
+    info = await to_thread.run_sync(registry.living, folder)
+    if info is None:
+        return
+    os.kill(info["pid"], signal.SIGKILL)  # the lock it holds says that the number is still its own
+    with anyio.move_on_after(KILL_S):
+        await to_thread.run_sync(registry.wait_for_end, folder, abandon_on_cancel=True)
+        return
+    raise SandboxError(f"sandbox {sandbox_id} cannot be ended: look at process {info['pid']}")
+
+
+def _sandbox(info: registry.Info) -> LocalSandbox:
+    return LocalSandbox(
+        info["sandbox_id"], socket_path=info["socket"], preview_port=info["preview_port"]
+    )
+
+
+def _new_id() -> str:
+    return f"sb-{os.urandom(8).hex()}"

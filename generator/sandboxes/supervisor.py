@@ -1,0 +1,163 @@
+"""The process that holds one sandbox: starts it, lets clients and browsers in, ends it in time.
+
+It lives on its own, so that a sandbox survives the worker that made it, and bubblewrap dies with
+it, so that none survives its supervisor. Its input is one JSON object, a `Spec`; its output is
+one more when the sandbox is ready or could not be made, then its output closes.
+
+Python's own start dominates that of a sandbox. Hence only the standard library, and before
+bubblewrap is running only little of it: the agent inside boots while asyncio is imported here.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+from generator.sandboxes import cgroups, registry
+
+NICE = 5
+"""An endless loop in an app must not starve the workers."""
+
+OVERDUE_S = 60
+BACKLOG = 256
+ENDED_WITHIN_S = 5.0
+
+Spec = dict[str, Any]
+"""Made by `isolation.spec`, where its fields are listed."""
+
+
+class StartFailed(Exception):
+    """Bubblewrap or the agent did not come up; the text is what they had to say."""
+
+
+class Box:
+    """A running bubblewrap: `channel` leads to the agent, `errors` is what both complain on."""
+
+    def __init__(self, spec: Spec, info: registry.Info) -> None:
+        self._folder = spec["folder"]
+        self._info = info
+        groups = dict(info["cgroups"])
+        limits = dict(spec["rlimits"])
+        entrances = cgroups.make(
+            groups, memory_bytes=spec["memory_bytes"], processes=spec["processes"]
+        )
+        if "memory" not in groups:
+            limits["AS"] = spec["address_space_bytes"]
+        self.channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.errors, errors = os.pipe()
+        self._status, status = os.pipe()
+        files = {path: _in_memory(text) for path, text in spec["files"].items()}
+        arguments = [*spec["arguments"], "--json-status-fd", str(status)]
+        for path, fd in files.items():
+            arguments += ["--perms", "0444", "--file", str(fd), path]
+        command = [*spec["command"], str(inner.fileno()), json.dumps(limits)]
+        theirs = [inner.fileno(), status, *files.values()]
+        self._process = subprocess.Popen(
+            # Its environment and its path can be read inside, through /proc: none, and a bare name.
+            ["bwrap", *arguments, "--remount-ro", "/", "--", *command],
+            executable=spec["bwrap"],
+            env={},
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            pass_fds=theirs,
+            preexec_fn=lambda: _enter(entrances, spec["uid"], spec["staged"]),
+        )
+        inner.detach()
+        for fd in (errors, *theirs):
+            os.close(fd)
+        self.ended = os.pidfd_open(self._process.pid)
+        self._first: int | None = None
+
+    def watch(self) -> None:
+        """Remember process 1 of the sandbox, whose end is the end of all processes in it."""
+        status = json.loads(os.read(self._status, 4096).splitlines()[0])
+        self._first = os.pidfd_open(status["child-pid"])
+
+    def end(self) -> None:
+        """Returns when nothing of the sandbox is left, no process and no file."""
+        self._process.kill()
+        self._process.wait()
+        if self._first is not None:
+            select.select([self._first], [], [], ENDED_WITHIN_S)
+        registry.forget(self._folder, self._info)
+
+
+def main() -> None:
+    """Detach, hold the sandbox until its end, clean up."""
+    spec = json.load(sys.stdin)
+    if os.fork():
+        os._exit(0)  # the worker collects this one at once, and the child has another parent
+    os.chdir("/")
+    # Should the loop below ever hang: this signal ends the process, and bubblewrap with it.
+    signal.alarm(spec["timeout_s"] + OVERDUE_S)
+    control, preview = _listen(spec["socket"])
+    info = {
+        "sandbox_id": spec["sandbox_id"],
+        "metadata": spec["metadata"],
+        "pid": os.getpid(),
+        "ends_at": time.time() + spec["timeout_s"],
+        "preview_port": preview.getsockname()[1],
+        "socket": spec["socket"],
+        "cgroups": cgroups.plan_here(f"headrace-{spec['sandbox_id']}"),
+    }
+    # Published before there is anything to leave behind, so that a crash leaves it findable.
+    lock = registry.publish(spec["folder"], info)
+    try:
+        box = Box(spec, info)
+        from generator.sandboxes import switchboard
+
+        switchboard.run(
+            box, control, preview, timeout_s=spec["timeout_s"], ready=lambda: _report(info)
+        )
+    except StartFailed as failure:
+        registry.forget(spec["folder"], info)
+        _report({"refused": str(failure)})
+    except Exception as failure:
+        registry.forget(spec["folder"], info)
+        _report({"failed": f"{type(failure).__name__}: {failure}"})
+        raise
+    os.close(lock)
+
+
+def _listen(path: str) -> tuple[socket.socket, socket.socket]:
+    control = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    control.bind(path)
+    os.umask(mask)
+    control.listen(BACKLOG)
+    preview = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+    return control, preview
+
+
+def _in_memory(text: str) -> int:
+    fd = os.memfd_create("file")
+    os.write(fd, text.encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _enter(entrances: list[str], uid: int | None, staged: dict[str, str]) -> None:
+    """Between fork and exec: into the cgroups, then away from root."""
+    try:
+        for path in entrances:
+            with open(path, "w") as procs:
+                procs.write("0")
+        os.nice(NICE)
+        if uid is not None:
+            from generator.sandboxes import demotion
+
+            demotion.become(uid, staged)
+    except OSError as error:
+        os.write(2, f"cannot prepare the process: {error}\n".encode())
+        os._exit(1)
+
+
+def _report(message: dict[str, Any]) -> None:
+    os.write(1, json.dumps(message).encode())
+    os.dup2(2, 1)  # closes the pipe to the worker, which waits for exactly that

@@ -1,0 +1,231 @@
+"""Walks one job from its claim to READY, FAILED or CANCELLED."""
+
+import secrets
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import anyio
+import structlog
+
+from eventstore import (
+    Claim,
+    CommandHandler,
+    EventStoreError,
+    Fenced,
+    Hub,
+    JobEvent,
+    NumberTaken,
+    RedisUnavailable,
+)
+from generator.artifacts import ArtifactStore
+from generator.build import Build, Deadlines
+from generator.errors import CheckFailed, GenerationError
+from generator.output import clean
+from generator.phases import PHASES, simulated
+from generator.runner import Runner
+from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
+from schemas import Job, JobIsCancelling, JobIsTerminal, Status
+from schemas.commands import (
+    ConfirmCancel,
+    FailJob,
+    FinishBuild,
+    RecordFailedChecks,
+    StartJob,
+    StartPhase,
+)
+from schemas.events import CancelRequested
+
+MAX_NUMBER_TRIES = 100
+_WATCH_AGAIN_S = 0.5
+MAX_MESSAGE_CHARS = 2_000
+
+log = structlog.get_logger()
+
+
+class GenerationService:
+    """Runs builds with the runner and the sandboxes it was given.
+
+    Without a runner it walks the simulated loop: every transition, no code, no sandbox.
+    """
+
+    def __init__(
+        self,
+        handler: CommandHandler,
+        hub: Hub,
+        artifacts: ArtifactStore,
+        *,
+        runner: Runner | None,
+        sandbox_runtime_factory: SandboxRuntimeFactory | None,
+        workspace_root: Path,
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        if runner is not None and sandbox_runtime_factory is None:
+            raise ValueError("a runner's code needs a sandbox_runtime_factory to run in")
+        self._handler = handler
+        self._hub = hub
+        self._artifacts = artifacts
+        self._runner = runner
+        self._sandbox_runtime_factory = sandbox_runtime_factory
+        self._workspace_root = workspace_root
+        self._deadlines = deadlines or Deadlines()
+
+    async def execute_build(self, claim: Claim) -> Job:
+        """Run the claimed job from its first phase that is not completed; the job as it ended.
+
+        A build that fails is an event, not an exception. Raises `Fenced` when the job was taken
+        over, and `RedisUnavailable` when the log cannot be reached: the job is then somebody
+        else's to finish. The sandbox of a job that did not become READY has ended in any case.
+        """
+        build = Build(
+            job=await self._handler.load(claim.ref),
+            claim=claim,
+            handler=self._handler,
+            artifacts=self._artifacts,
+            runner=self._runner,
+            sandbox_runtime_factory=self._sandbox_runtime_factory,
+            workspace_root=self._workspace_root,
+            deadlines=self._deadlines,
+        )
+        try:
+            if build.job.status is Status.CANCELLING or await self._walk_unless_cancelled(build):
+                await build.end_sandbox()
+                await self._confirm_cancel(build)
+        finally:
+            if build.job.status is not Status.READY and not build.maybe_ready:
+                await build.end_sandbox()
+        return build.job
+
+    async def _walk_unless_cancelled(self, build: Build) -> bool:
+        """Walk until the job has ended, or a cancel is requested: True then."""
+        error: EventStoreError | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch_for_cancel, build, tasks.cancel_scope)
+            try:
+                await self._walk(build)
+            except EventStoreError as raised:
+                error = raised  # out of the task group, which would wrap it in a group
+            tasks.cancel_scope.cancel()
+        if error is not None:
+            raise error
+        return not build.job.is_terminal
+
+    async def _watch_for_cancel(self, build: Build, scope: anyio.CancelScope) -> None:
+        """Stop the walk when a cancel is requested, whatever it is waiting for."""
+        after = f"{build.job.version}-0"
+        while True:
+            try:
+                async for entry in self._hub.follow(build.claim.ref, after):
+                    after = entry.id
+                    if isinstance(entry, JobEvent) and entry.event.type == CancelRequested.type:
+                        scope.cancel()
+            except RedisUnavailable as error:
+                log.warning("cancel_watch_waits", job=build.job.job, error=str(error))
+                await anyio.sleep(_WATCH_AGAIN_S)
+
+    async def _walk(self, build: Build) -> None:
+        """Through all phases to the end. Returns with the job not ended if a cancel was met."""
+        try:
+            try:
+                await self._run_phases(build)
+            except (EventStoreError, JobIsCancelling, JobIsTerminal):
+                raise
+            except Exception as error:  # noqa: BLE001 - a bug must end as an event, not as silence
+                await self._fail(build, error)
+        except JobIsCancelling:
+            return
+        except JobIsTerminal:
+            build.job = await self._handler.load(build.claim.ref)
+
+    async def _run_phases(self, build: Build) -> None:
+        await build.tell(StartJob(build.claim.worker, build.claim.attempt))
+        while (phase := build.job.next_phase) is not None:
+            await build.tell(StartPhase(phase))
+            run = PHASES[phase] if self._runner else simulated
+            await build.tell(await run(build))
+        await self._finish(build)
+
+    async def _finish(self, build: Build) -> None:
+        number = 1 + await self._handler.store.last_build_number(
+            build.job.tenant, build.job.project
+        )
+        command = FinishBuild(build_number=number)
+        if build.sandbox:
+            command = replace(
+                command,
+                sandbox_id=build.sandbox.sandbox_id,
+                preview_url=build.sandbox.preview_url(PREVIEW_PORT),
+                workspace_path=str(build.workspace_path),
+            )
+        await self._tell_ready(build, command)
+        if build.sandbox:
+            await build.sandbox.close()
+
+    async def _tell_ready(self, build: Build, command: FinishBuild) -> None:
+        """Propose numbers until one is the next: each refusal means that another build got one."""
+        for _ in range(MAX_NUMBER_TRIES):
+            # From here on the log may say READY even if its answer never arrives.
+            build.maybe_ready = True
+            try:
+                await build.tell(command)
+            except NumberTaken as taken:
+                build.maybe_ready = False
+                command = replace(command, build_number=taken.last + 1)
+            except (JobIsCancelling, JobIsTerminal, Fenced):
+                build.maybe_ready = False
+                raise
+            else:
+                return
+        raise GenerationError(
+            f"no build number could be had in {MAX_NUMBER_TRIES} tries: too many builds of this "
+            "project end at once"
+        )
+
+    async def _fail(self, build: Build, error: Exception) -> None:
+        """End the sandbox, then say so: FAILED means that nothing of the job runs any more."""
+        debug_id = f"dbg-{secrets.token_hex(6)}"
+        expected = isinstance(error, GenerationError)
+        log.error(
+            "build_failed",
+            job=build.job.job,
+            phase=build.job.current_phase,
+            debug_id=debug_id,
+            kind=error.kind if isinstance(error, GenerationError) else "internal",
+            error=str(error),
+            exc_info=None if expected else error,
+        )
+        if isinstance(error, CheckFailed) and build.job.status is Status.CHECKS:
+            await build.tell(
+                RecordFailedChecks(
+                    fingerprint=_fingerprint(error),
+                    command=error.command,
+                    exit_code=error.exit_code,
+                    output=error.output,
+                )
+            )
+        await build.end_sandbox()
+        await build.tell(_failure(error, debug_id))
+
+    async def _confirm_cancel(self, build: Build) -> None:
+        try:
+            handled = await self._handler.handle(
+                build.claim.ref, ConfirmCancel(), claim=build.claim
+            )
+            build.job = handled.job
+        except JobIsTerminal:
+            build.job = await self._handler.load(build.claim.ref)
+
+
+def _failure(error: Exception, debug_id: str) -> FailJob:
+    if isinstance(error, GenerationError):
+        return FailJob(error.kind, clean(str(error))[:MAX_MESSAGE_CHARS], debug_id)
+    return FailJob(
+        "internal",
+        f"something went wrong on our side; the log has the details under {debug_id}. "
+        "Submitting the same goal again is safe.",
+        debug_id,
+    )
+
+
+def _fingerprint(error: CheckFailed) -> str:
+    return sha256(f"{error.command}\0{error.exit_code}\0{error.output}".encode()).hexdigest()[:16]

@@ -1,0 +1,120 @@
+"""Takes jobs that may run, as many as it has slots for, and sees each of them to its end."""
+
+import asyncio
+import os
+import secrets
+import socket
+from functools import partial
+
+import anyio
+import structlog
+
+from eventstore import (
+    Claim,
+    EventStore,
+    EventStoreError,
+    Fenced,
+    Hub,
+    RedisUnavailable,
+    Waker,
+)
+from generator.heart import Heart
+from generator.service import GenerationService
+
+LOOK_AGAIN_S = 1.0
+_BACKOFF_S = 0.5
+_RELEASE_S = 5.0
+
+log = structlog.get_logger()
+
+
+def worker_name() -> str:
+    """A name no other worker has: host, process, chance. Without spaces."""
+    host = "".join(char if char.isalnum() else "-" for char in socket.gethostname())[:40]
+    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+class Worker:
+    """One consumer of the group `generators`."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        hub: Hub,
+        service: GenerationService,
+        heart: Heart,
+        *,
+        lease_ms: int,
+        slots: int = 4,
+        name: str | None = None,
+    ) -> None:
+        self.name = name or worker_name()
+        self._store = store
+        self._hub = hub
+        self._service = service
+        self._heart = heart
+        self._lease_ms = lease_ms
+        self._slots = slots
+        self._running = 0
+        self._next_partition = 0
+
+    async def run(self) -> None:
+        """Work until cancelled; jobs not finished then are handed back for others to go on with."""
+        with self._hub.listen_work() as waker:
+            async with anyio.create_task_group() as tasks:
+                while True:
+                    for claim in await self._claim_round():
+                        self._running += 1
+                        tasks.start_soon(self._run_claim, claim, waker)
+                    await waker.wait(LOOK_AGAIN_S)
+
+    async def _claim_round(self) -> list[Claim]:
+        """Ask each partition once for what fits; begin one further on each time, to be fair."""
+        claims: list[Claim] = []
+        first = self._next_partition
+        self._next_partition = (first + 1) % self._store.partitions
+        try:
+            for offset in range(self._store.partitions):
+                free = self._slots - self._running - len(claims)
+                if free <= 0:
+                    break
+                partition = (first + offset) % self._store.partitions
+                claims += await self._store.claim(
+                    partition, self.name, free_slots=free, lease_ms=self._lease_ms
+                )
+        except RedisUnavailable as error:
+            log.warning("worker_waits", worker=self.name, error=str(error))
+            await anyio.sleep(_BACKOFF_S)
+        return claims
+
+    async def _run_claim(self, claim: Claim, waker: Waker) -> None:
+        facts = {"job": claim.ref.job, "attempt": claim.attempt, "worker": self.name}
+        finished = False
+        try:
+            with anyio.CancelScope() as scope:
+                loop = asyncio.get_running_loop()
+                on_lost = partial(loop.call_soon_threadsafe, scope.cancel)
+                with self._heart.holding(claim, on_lost):
+                    log.info("build_started", **facts)
+                    job = await self._service.execute_build(claim)
+                    log.info("build_ended", status=job.status.value, **facts)
+                    finished = True
+        except Fenced as error:
+            log.warning("build_fenced", owner=error.owner, **facts)
+            finished = True
+        except EventStoreError as error:
+            log.error("build_interrupted", error=str(error), **facts)
+            await anyio.sleep(_BACKOFF_S)
+        finally:
+            if not finished:
+                await self._hand_back(claim)
+            self._running -= 1
+            waker.wake()
+
+    async def _hand_back(self, claim: Claim) -> None:
+        with anyio.move_on_after(_RELEASE_S, shield=True):
+            try:
+                await self._store.release(claim)
+            except RedisUnavailable as error:
+                # Its lease runs out instead.
+                log.warning("release_failed", job=claim.ref.job, error=str(error))

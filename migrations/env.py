@@ -1,0 +1,32 @@
+"""Alembic's environment. It runs on the connection that `service.migrating` gives it."""
+
+from alembic import context
+from sqlalchemy import Connection
+
+from eventstore.archive import SCHEMA
+from eventstore.archive import metadata as archive_metadata
+from projector.tables import lock_metadata
+from projector.tables import metadata as read_model_metadata
+from service.keys import metadata as keys_metadata
+
+TARGETS = [archive_metadata, lock_metadata, read_model_metadata, keys_metadata]
+
+
+def _ours(name: str | None, kind: str, _: object) -> bool:
+    return kind != "schema" or name in (None, SCHEMA)
+
+
+def migrate(connection: Connection) -> None:
+    """Run what Alembic was asked for, all in one transaction."""
+    context.configure(
+        connection=connection,
+        target_metadata=TARGETS,
+        include_schemas=True,
+        include_name=_ours,
+        compare_type=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+migrate(context.config.attributes["connection"])

@@ -1,0 +1,120 @@
+"""What can be asked of a job. Imperative; `schemas.job.decide` answers with events or refuses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from schemas.events import Fact, Phase, Tier
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBuild:
+    """Build `goal` as the next build of the project, from scratch or from `base_build`."""
+
+    tenant: str
+    user_id: str
+    project_id: str
+    goal: str
+    tier: Tier = "free"
+    base_build: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartJob:
+    """A worker has claimed the job as attempt number `attempt`."""
+
+    worker: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartPhase:
+    """Enter the next phase that is not completed."""
+
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class CompletePhase:
+    """The current phase is done."""
+
+    phase: Phase
+    duration_ms: int
+    evidence: Mapping[str, Fact] = field(default_factory=dict)
+    manifest: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSandbox:
+    """A sandbox was made for this job; recorded even while it is being cancelled."""
+
+    sandbox_id: str
+    provider: str
+    ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFailedChecks:
+    """The checks failed; go back to the code phase for the next round."""
+
+    fingerprint: str
+    command: str
+    exit_code: int | None
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishBuild:
+    """All phases are completed. `build_number` is proposed; the log takes only the next one."""
+
+    build_number: int
+    sandbox_id: str | None = None
+    preview_url: str | None = None
+    workspace_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailJob:
+    """The job cannot go on."""
+
+    kind: str
+    message: str
+    debug_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancel:
+    """Stop the job: at once while it is queued, else as soon as its worker has stopped it."""
+
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmCancel:
+    """Everything of the cancelled job has been stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpirePreview:
+    """The sandbox of a finished build has ended."""
+
+    reason: str
+
+
+Command = (
+    RequestBuild
+    | StartJob
+    | StartPhase
+    | CompletePhase
+    | RecordSandbox
+    | RecordFailedChecks
+    | FinishBuild
+    | FailJob
+    | RequestCancel
+    | ConfirmCancel
+    | ExpirePreview
+)

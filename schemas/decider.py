@@ -1,0 +1,188 @@
+"""What a job does when it is asked: a command and its state give events, or a refusal.
+
+One small function per command. The moves allowed are `schemas.job.TRANSITIONS`.
+"""
+
+from typing import assert_never
+
+from schemas.commands import (
+    Command,
+    CompletePhase,
+    ConfirmCancel,
+    ExpirePreview,
+    FailJob,
+    FinishBuild,
+    RecordFailedChecks,
+    RecordSandbox,
+    RequestBuild,
+    RequestCancel,
+    StartJob,
+    StartPhase,
+)
+from schemas.errors import CommandRefused, JobIsCancelling, JobIsTerminal, JobUnknown
+from schemas.events import (
+    CancelRequested,
+    ChecksFailed,
+    JobCancelled,
+    JobFailed,
+    JobQueued,
+    JobReady,
+    JobStarted,
+    Known,
+    Phase,
+    PhaseCompleted,
+    PhaseStarted,
+    PreviewExpired,
+    SandboxCreated,
+    build_version,
+)
+from schemas.job import TRANSITIONS, Job, Status
+
+
+def decide(state: Job | None, command: Command) -> list[Known]:
+    """The events that `command` leads to in `state`, maybe none. Raises `CommandRefused`."""
+    if isinstance(command, RequestBuild):
+        return _request_build(state, command)
+    name = type(command).__name__
+    if state is None:
+        raise JobUnknown("?", name)
+    if isinstance(command, ExpirePreview):
+        return _expire_preview(state, command)
+    if state.is_terminal:
+        raise JobIsTerminal(state.job, state.status, name)
+    match command:
+        case RequestCancel():
+            return _request_cancel(state, command)
+        case ConfirmCancel():
+            _check_move(state, Status.CANCELLED, name)
+            return [JobCancelled(by="worker")]
+        case FailJob(kind, message, debug_id):
+            return [
+                JobFailed(phase=state.current_phase, kind=kind, message=message, debug_id=debug_id)
+            ]
+        case RecordSandbox(sandbox_id, provider, ends_at):
+            return [SandboxCreated(sandbox_id=sandbox_id, provider=provider, ends_at=ends_at)]
+    if state.status is Status.CANCELLING:
+        raise JobIsCancelling(state.job, name)
+    match command:
+        case StartJob(worker, attempt):
+            return _start_job(state, worker, attempt)
+        case StartPhase(phase):
+            return _start_phase(state, phase)
+        case CompletePhase():
+            return _complete_phase(state, command)
+        case RecordFailedChecks():
+            return _record_failed_checks(state, command)
+        case FinishBuild():
+            return _finish_build(state, command)
+        case _:
+            assert_never(command)
+
+
+def _request_build(state: Job | None, command: RequestBuild) -> list[Known]:
+    if state is not None:
+        raise CommandRefused(state.job, state.status, "RequestBuild", "the job exists already")
+    return [
+        JobQueued(
+            tenant=command.tenant,
+            user_id=command.user_id,
+            project_id=command.project_id,
+            goal=command.goal,
+            tier=command.tier,
+            base_build=command.base_build,
+        )
+    ]
+
+
+def _request_cancel(state: Job, command: RequestCancel) -> list[Known]:
+    if state.status is Status.CANCELLING:
+        return []
+    if state.status is Status.QUEUED:
+        return [JobCancelled(by=command.by, reason=command.reason)]
+    return [CancelRequested(by=command.by, reason=command.reason)]
+
+
+def _start_job(state: Job, worker: str, attempt: int) -> list[Known]:
+    _check_move(state, Status.STARTING, "StartJob")
+    if attempt <= state.attempt:
+        raise CommandRefused(
+            state.job, state.status, "StartJob", f"attempt {state.attempt} was started already"
+        )
+    return [JobStarted(attempt=attempt, worker=worker)]
+
+
+def _start_phase(state: Job, phase: Phase) -> list[Known]:
+    _check_move(state, Status(phase), "StartPhase")
+    if phase is not state.next_phase:
+        raise CommandRefused(
+            state.job, state.status, "StartPhase", f"{phase} is not next ({state.next_phase})"
+        )
+    return [PhaseStarted(phase=phase, round=state.round)]
+
+
+def _complete_phase(state: Job, command: CompletePhase) -> list[Known]:
+    if state.current_phase is not command.phase or command.phase in state.completed:
+        raise CommandRefused(
+            state.job, state.status, "CompletePhase", f"{command.phase} is not under way"
+        )
+    return [
+        PhaseCompleted(
+            phase=command.phase,
+            round=state.round,
+            duration_ms=command.duration_ms,
+            evidence=dict(command.evidence),
+            manifest=command.manifest,
+            input_tokens=command.input_tokens,
+            output_tokens=command.output_tokens,
+            cost_usd=command.cost_usd,
+        )
+    ]
+
+
+def _record_failed_checks(state: Job, command: RecordFailedChecks) -> list[Known]:
+    if state.status is not Status.CHECKS or Phase.CHECKS in state.completed:
+        raise CommandRefused(
+            state.job, state.status, "RecordFailedChecks", "no checks are under way"
+        )
+    return [
+        ChecksFailed(
+            round=state.round,
+            fingerprint=command.fingerprint,
+            command=command.command,
+            exit_code=command.exit_code,
+            output=command.output,
+        )
+    ]
+
+
+def _finish_build(state: Job, command: FinishBuild) -> list[Known]:
+    _check_move(state, Status.READY, "FinishBuild")
+    if state.next_phase is not None:
+        raise CommandRefused(
+            state.job, state.status, "FinishBuild", f"{state.next_phase} is not completed"
+        )
+    return [
+        JobReady(
+            build_number=command.build_number,
+            build_version=build_version(command.build_number),
+            sandbox_id=command.sandbox_id,
+            preview_url=command.preview_url,
+            workspace_path=command.workspace_path,
+            manifest=state.manifest,
+        )
+    ]
+
+
+def _expire_preview(state: Job, command: ExpirePreview) -> list[Known]:
+    if state.status is not Status.READY:
+        raise CommandRefused(state.job, state.status, "ExpirePreview", "it has no preview")
+    if state.preview_url is None:
+        return []
+    return [PreviewExpired(reason=command.reason)]
+
+
+def _check_move(state: Job, target: Status, command: str) -> None:
+    if target not in TRANSITIONS[state.status]:
+        raise CommandRefused(
+            state.job, state.status, command, f"no way from {state.status} to {target}"
+        )

@@ -1,0 +1,45 @@
+"""From recorded bytes to payloads, old ones included.
+
+A wire type is a name, or a name and a version from the second on: `JobQueued`, `JobQueued.v2`.
+An upcaster turns the data of one wire type into those of the next; reading walks the chain until
+it meets a type that `schemas/events.py` knows. Nothing recorded is ever rewritten.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from schemas.errors import UndecodableEvent
+from schemas.events import AnyPayload, Known, UnknownEvent
+
+Upcaster = Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
+
+PAYLOADS: Mapping[str, type[Known]] = {model.type: model for model in get_args(Known)}
+UPCASTERS: Mapping[str, Upcaster] = {}
+
+
+def decode(
+    event_type: str,
+    data: bytes,
+    *,
+    payloads: Mapping[str, type[AnyPayload]] = PAYLOADS,
+    upcasters: Mapping[str, Upcaster] = UPCASTERS,
+) -> AnyPayload:
+    """The payload in `data` (UTF-8 JSON), brought up to the newest version of its type.
+
+    A type that is not known gives `UnknownEvent`. Raises `UndecodableEvent`.
+    """
+    model = payloads.get(event_type)
+    try:
+        if model is not None:
+            return model.model_validate_json(data)
+        if event_type not in upcasters:
+            return UnknownEvent()
+        newer_type, values = event_type, json.loads(data)
+        while newer_type in upcasters:
+            newer_type, values = upcasters[newer_type](values)
+        return payloads[newer_type].model_validate(values)
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise UndecodableEvent(event_type, data, str(error)) from error

@@ -1,0 +1,103 @@
+"""An event before and after it is appended, and its forms on the wire.
+
+A `NewEvent` has no version and no position: only the log gives these. A `RecordedEvent` has both,
+and keeps the payload's bytes as they were written beside their decoded form.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from schemas.decoding import decode
+from schemas.events import AnyPayload, Known
+
+SOURCE = "/headrace"
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to be appended. `cause` is the id of the event or command that led to it."""
+
+    id: str
+    time: datetime
+    payload: Known
+    cause: str = ""
+    trace: str = ""
+
+    @property
+    def data(self) -> bytes:
+        """The payload as JSON, the bytes that the log and the archive keep."""
+        return self.payload.model_dump_json().encode()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """A fact: event number `version` of its job. `data` are the payload's recorded bytes."""
+
+    id: str
+    type: str
+    tenant: str
+    project: str
+    job: str
+    version: int
+    time: datetime
+    cause: str
+    trace: str
+    data: bytes
+    payload: AnyPayload
+
+    @property
+    def stream_id(self) -> str:
+        """The id of the entry in the job's own stream, which is also its SSE id."""
+        return f"{self.version}-0"
+
+
+def format_time(time: datetime) -> str:
+    """RFC 3339 in UTC with microseconds and `Z`: `2026-03-01T12:00:00.000000Z`."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def from_fields(fields: Mapping[bytes, bytes]) -> RecordedEvent:
+    """The event in a stream entry. Raises `UndecodableEvent`, `KeyError` on a foreign entry."""
+    event_type, data = fields[b"type"].decode(), fields[b"data"]
+    return RecordedEvent(
+        id=fields[b"id"].decode(),
+        type=event_type,
+        tenant=fields[b"tenant"].decode(),
+        project=fields[b"project"].decode(),
+        job=fields[b"job"].decode(),
+        version=int(fields[b"version"]),
+        time=datetime.fromisoformat(fields[b"time"].decode()),
+        cause=fields[b"cause"].decode(),
+        trace=fields[b"trace"].decode(),
+        data=data,
+        payload=decode(event_type, data),
+    )
+
+
+def cloud_event(event: RecordedEvent) -> dict[str, Any]:
+    """The event as a CloudEvents 1.0 JSON object: how others see it (HTTP, SSE, export).
+
+    Extension attributes are lower case without punctuation, as the specification asks.
+    """
+    attributes: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": f"{SOURCE}/{event.tenant}/{event.project}",
+        "type": f"headrace.{event.type}",
+        "subject": event.job,
+        "time": format_time(event.time),
+        "datacontenttype": "application/json",
+        "tenant": event.tenant,
+        "project": event.project,
+        "job": event.job,
+        "jobversion": event.version,
+    }
+    if event.cause:
+        attributes["cause"] = event.cause
+    if event.trace:
+        attributes["traceparent"] = event.trace
+    attributes["data"] = json.loads(event.data)
+    return attributes

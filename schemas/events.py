@@ -1,0 +1,212 @@
+"""What can happen to a job: one frozen model per event type, past tense, never changed.
+
+`docs/events.md` is generated from this file. A payload that must change gets a new wire type
+(`JobQueued.v2`) and an upcaster from the old one in `schemas/decoding.py`; what is recorded stays
+as it is.
+"""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from schemas.ids import Slug
+
+MAX_GOAL_CHARS = 4_000
+MAX_OUTPUT_CHARS = 8_000
+
+
+class Phase(StrEnum):
+    """The four phases of a build, in order; each is the FSM state of the same name."""
+
+    SCAFFOLD = "scaffold"
+    CODE = "code"
+    DEPS = "deps"
+    CHECKS = "checks"
+
+
+Tier = Literal["free", "pro"]
+
+
+def _without_nul(text: str) -> str:
+    # Legal in JSON, refused by Postgres: stopped at the door, not at the projection.
+    if "\0" in text:
+        raise ValueError("text must not contain NUL characters")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+Goal = Annotated[Text, Field(min_length=1, max_length=MAX_GOAL_CHARS)]
+Fact = Text | bool | int | float | None
+
+
+class Payload(BaseModel):
+    """Base of all payloads. Fields a newer writer added are ignored; `data` keeps them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    type: ClassVar[str]
+
+
+class JobQueued(Payload):
+    """A build was requested; the job waits for a worker."""
+
+    type: ClassVar[str] = "JobQueued"
+    tenant: Slug
+    user_id: Slug
+    project_id: Slug
+    goal: Goal
+    tier: Tier = "free"
+    base_build: Annotated[int, Field(ge=1)] | None = None
+
+
+class JobStarted(Payload):
+    """A worker took the job: for the first time, or over from one that is gone."""
+
+    type: ClassVar[str] = "JobStarted"
+    attempt: Annotated[int, Field(ge=1)]
+    worker: Text
+
+
+class PhaseStarted(Payload):
+    """The job entered a phase. `round` counts from 1 and grows with every repair."""
+
+    type: ClassVar[str] = "PhaseStarted"
+    phase: Phase
+    round: Annotated[int, Field(ge=1)] = 1
+
+
+class PhaseCompleted(Payload):
+    """A phase is done and need never be done again.
+
+    `evidence` says how that is known; `manifest` is the digest of the files after it; tokens and
+    cost are what the phase used.
+    """
+
+    type: ClassVar[str] = "PhaseCompleted"
+    phase: Phase
+    round: Annotated[int, Field(ge=1)] = 1
+    duration_ms: Annotated[int, Field(ge=0)]
+    evidence: dict[str, Fact] = {}
+    manifest: Text | None = None
+    input_tokens: Annotated[int, Field(ge=0)] = 0
+    output_tokens: Annotated[int, Field(ge=0)] = 0
+    cost_usd: Annotated[float, Field(ge=0)] = 0.0
+
+
+class SandboxCreated(Payload):
+    """A sandbox runs for this job and ends by itself at `ends_at`."""
+
+    type: ClassVar[str] = "SandboxCreated"
+    sandbox_id: Text
+    provider: Text
+    ends_at: AwareDatetime
+
+
+class ChecksFailed(Payload):
+    """The app did not pass its checks; a repair may follow. Equal fingerprints are equal failures.
+
+    `output` is the relevant tail of what the command printed.
+    """
+
+    type: ClassVar[str] = "ChecksFailed"
+    round: Annotated[int, Field(ge=1)]
+    fingerprint: Text
+    command: Text
+    exit_code: int | None
+    output: Annotated[Text, Field(max_length=MAX_OUTPUT_CHARS)]
+
+
+class CancelRequested(Payload):
+    """Somebody wants the job stopped; its worker ends what runs and confirms."""
+
+    type: ClassVar[str] = "CancelRequested"
+    by: Text
+    reason: Text = ""
+
+
+class JobReady(Payload):
+    """The app runs and was checked: it is build number `build_number` of its project.
+
+    A job walked through by the simulated loop has neither sandbox nor URL nor files.
+    """
+
+    type: ClassVar[str] = "JobReady"
+    build_number: Annotated[int, Field(ge=1)]
+    build_version: Text
+    sandbox_id: Text | None = None
+    preview_url: Text | None = None
+    workspace_path: Text | None = None
+    manifest: Text | None = None
+
+
+class JobFailed(Payload):
+    """The job ended without a build. `debug_id` also stands in the worker's log output."""
+
+    type: ClassVar[str] = "JobFailed"
+    phase: Phase | None
+    kind: Text
+    message: Text
+    debug_id: Text
+
+
+class JobCancelled(Payload):
+    """The job was stopped, and nothing of it runs any more."""
+
+    type: ClassVar[str] = "JobCancelled"
+    by: Text
+    reason: Text = ""
+
+
+class PreviewPaused(Payload):
+    """The build's sandbox sleeps; it can be resumed."""
+
+    type: ClassVar[str] = "PreviewPaused"
+
+
+class PreviewResumed(Payload):
+    """The build's preview answers again, maybe elsewhere."""
+
+    type: ClassVar[str] = "PreviewResumed"
+    sandbox_id: Text
+    preview_url: Text
+    ends_at: AwareDatetime
+
+
+class PreviewExpired(Payload):
+    """The build's sandbox has ended; its files remain."""
+
+    type: ClassVar[str] = "PreviewExpired"
+    reason: Text
+
+
+class UnknownEvent(Payload):
+    """An event of a type this version does not know; carried through untouched."""
+
+    type: ClassVar[str] = "UnknownEvent"
+
+
+Known = (
+    JobQueued
+    | JobStarted
+    | PhaseStarted
+    | PhaseCompleted
+    | SandboxCreated
+    | ChecksFailed
+    | CancelRequested
+    | JobReady
+    | JobFailed
+    | JobCancelled
+    | PreviewPaused
+    | PreviewResumed
+    | PreviewExpired
+)
+"""Every event that can be appended."""
+
+AnyPayload = Known | UnknownEvent
+
+TERMINAL_TYPES = frozenset({JobReady.type, JobFailed.type, JobCancelled.type})
+
+
+def build_version(number: int) -> str:
+    """The name of a project's build number `number`, as people see it: `build_v0_3`."""
+    return f"build_v0_{number}"

@@ -1,0 +1,121 @@
+"""The API as the CLI uses it."""
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import anyio
+import httpx
+
+from service.errors import ApiError
+
+REQUEST_S = 10.0
+QUIET_S = 60.0
+"""A stream that is silent for so long (it pings every 15 s) is dead."""
+
+RECONNECTS = 20
+_RECONNECT_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a job's stream: an event (`data` is a CloudEvent) or a line of progress."""
+
+    id: str
+    name: str
+    data: dict[str, Any]
+
+
+class Client:
+    """Speaks to one Headrace with one key. An async context manager."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=httpx.Timeout(REQUEST_S, read=QUIET_S),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def submit(self, goal: str, *, project: str, tier: str) -> dict[str, Any]:
+        """Queue a build. Raises `ApiError` with the API's own words when it is refused."""
+        body = {"goal": goal, "project_id": project, "tier": tier}
+        return await self._ask("POST", "/v1/jobs", content=json.dumps(body))
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """One job."""
+        return await self._ask("GET", f"/v1/jobs/{job_id}")
+
+    async def jobs(self, **filters: str | int | None) -> dict[str, Any]:
+        """A page of jobs."""
+        params = {name: value for name, value in filters.items() if value is not None}
+        return await self._ask("GET", "/v1/jobs", params=params)
+
+    async def cancel(self, job_id: str) -> dict[str, Any]:
+        """Ask for a job to be stopped."""
+        return await self._ask("POST", f"/v1/jobs/{job_id}/cancel")
+
+    async def follow(self, job_id: str) -> AsyncGenerator[Entry, None]:
+        """Every entry of a job's stream to its end, each once, over as many connections as needed.
+
+        Raises `ApiError` when the job is not there, or the API stays away for twenty tries.
+        """
+        last, failures = "0-0", 0
+        while True:
+            try:
+                async with self._http.stream(
+                    "GET", f"/v1/jobs/{job_id}/stream", headers={"Last-Event-ID": last}
+                ) as response:
+                    if response.status_code == 204:
+                        return
+                    if response.status_code != 200:
+                        await response.aread()
+                        raise _api_error(response)
+                    async for entry in _entries(response):
+                        failures, last = 0, entry.id
+                        yield entry
+            except httpx.TransportError as error:
+                failures += 1
+                if failures > RECONNECTS:
+                    raise ApiError(0, f"the API does not answer any more: {error}") from error
+                await anyio.sleep(_RECONNECT_PAUSE_S)
+
+    async def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            response = await self._http.request(
+                method, path, headers={"Content-Type": "application/json"}, **request
+            )
+        except httpx.TransportError as error:
+            raise ApiError(0, f"the API at {self._http.base_url} does not answer") from error
+        if response.is_error:
+            raise _api_error(response)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+async def _entries(response: httpx.Response) -> AsyncGenerator[Entry, None]:
+    """The entries of an event stream (WHATWG HTML, server-sent events)."""
+    fields: dict[str, str] = {}
+    async for line in response.aiter_lines():
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+        elif "data" in fields:
+            yield Entry(fields.get("id", ""), fields.get("event", ""), json.loads(fields["data"]))
+            fields = {}
+
+
+def _api_error(response: httpx.Response) -> ApiError:
+    try:
+        problem = response.json()
+        title = problem.get("detail") or problem["title"]
+    except (ValueError, KeyError):
+        title = f"the API answered {response.status_code}"
+    return ApiError(response.status_code, title)

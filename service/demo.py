@@ -1,0 +1,106 @@
+"""The demo: one goal from nothing to a preview that has answered."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+
+import anyio
+import httpx
+import structlog
+
+from eventstore import EventStoreError
+from schemas import JobRef
+from schemas.commands import ExpirePreview
+from service.client import Client
+from service.errors import ApiError
+from service.settings import Settings
+from service.watching import Screen, Watched
+from service.wiring import LOCAL_TENANT, Instance, Log, make_sandbox_runtime
+
+ANSWER_S = 10.0
+END_S = 15.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What `--json` prints: every field always, None where there is nothing to say."""
+
+    job_id: str | None = None
+    project_id: str | None = None
+    status: str = "error"
+    build_version: str | None = None
+    preview_url: str | None = None
+    sandbox_id: str | None = None
+    workspace_path: str | None = None
+    debug_id: str | None = None
+    events: int = 0
+    duration_s: float = 0.0
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+async def watch(client: Client, watched: Watched, screen: Screen) -> Watched:
+    """Follow a job to its end, showing it."""
+    try:
+        async for entry in client.follow(watched.job_id):
+            screen.show(watched, watched.take(entry))
+    finally:
+        screen.close()
+    return watched
+
+
+async def demo(
+    instance: Instance, goal: str, *, project: str, screen: Screen
+) -> tuple[Watched, Outcome]:
+    """Submit a goal, show the build, and see its preview answer.
+
+    Raises `ApiError` when the goal is refused, or the preview of a READY build does not answer.
+    """
+    began = time.monotonic()
+    async with Client(instance.url, instance.key) as client:
+        accepted = await client.submit(goal, project=project, tier="free")
+        watched = Watched(accepted["job_id"], goal, accepted["project_id"])
+        await watch(client, watched, screen)
+    result = watched.result
+    if result.get("preview_url"):
+        await see_preview(result["preview_url"])
+    return watched, Outcome(
+        job_id=watched.job_id,
+        project_id=watched.project,
+        status=watched.status,
+        build_version=result.get("build_version"),
+        preview_url=result.get("preview_url"),
+        sandbox_id=result.get("sandbox_id"),
+        workspace_path=result.get("workspace_path"),
+        debug_id=result.get("debug_id"),
+        events=watched.events,
+        duration_s=round(time.monotonic() - began, 3),
+    )
+
+
+async def see_preview(url: str) -> None:
+    """Open the preview as a browser would. Raises `ApiError`."""
+    try:
+        async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False) as visitor:
+            response = await visitor.get(url)
+            response.raise_for_status()
+    except httpx.HTTPError as error:
+        raise ApiError(0, f"the preview {url} does not answer: {error}") from error
+
+
+async def end_preview(settings: Settings, running: Log, outcome: Outcome) -> None:
+    """End the demo's own sandbox and say so in the log."""
+    if outcome.sandbox_id is None or outcome.job_id is None:
+        return
+    with anyio.move_on_after(END_S, shield=True):
+        await make_sandbox_runtime(settings).kill(outcome.sandbox_id)
+        try:
+            await running.handler.handle(
+                JobRef(LOCAL_TENANT, outcome.job_id), ExpirePreview("the demo ended")
+            )
+        except EventStoreError as error:
+            log.warning("expiry_not_recorded", job=outcome.job_id, error=str(error))

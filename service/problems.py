@@ -1,0 +1,86 @@
+"""Errors over HTTP: RFC 9457 problem documents. The only place where statuses meet our errors."""
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from eventstore import (
+    CommandIdReused,
+    EventStoreError,
+    LogMissing,
+    LogUnverified,
+    PostgresUnavailable,
+    RedisUnavailable,
+    VersionConflict,
+)
+from schemas import CommandRefused, JobUnknown
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = "2"
+
+_STATUS: dict[type[Exception], tuple[int, str]] = {
+    JobUnknown: (404, "No such job"),
+    CommandRefused: (409, "Not possible in the job's state"),
+    CommandIdReused: (422, "Idempotency-Key used for another request"),
+    VersionConflict: (409, "The job changed meanwhile"),
+    RedisUnavailable: (503, "The log is not reachable"),
+    PostgresUnavailable: (503, "The read model is not reachable"),
+    LogMissing: (503, "The log cannot be used"),
+    LogUnverified: (503, "The log cannot be used"),
+}
+
+log = structlog.get_logger()
+
+
+class NothingMore(Exception):
+    """A follower has everything and nothing will come: 204, which ends an EventSource."""
+
+
+def problem(status: int, title: str, detail: str = "", **members: Any) -> JSONResponse:
+    """A problem document; `detail` says what to do."""
+    content = {"type": "about:blank", "title": title, "status": status, **members}
+    if detail:
+        content["detail"] = detail
+    headers = {"Retry-After": RETRY_AFTER_S} if status == 503 else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(content, status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Turn every error of an app's routes into a problem document."""
+
+    async def known(_: Request, error: Exception) -> Response:
+        for kind in type(error).__mro__:
+            if kind in _STATUS:
+                status, title = _STATUS[kind]
+                return problem(status, title, str(error))
+        log.error("request_failed", exc_info=error)
+        return problem(500, "Something went wrong on our side")
+
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+        return problem(error.status_code, str(error.detail))
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
+        # Without the input: it may not even be encodable, and it is the caller's own.
+        faults = [
+            {"field": ".".join(map(str, fault["loc"][1:])) or "body", "problem": fault["msg"]}
+            for fault in error.errors()[:20]
+        ]
+        detail = "; ".join(f"{fault['field']}: {fault['problem']}" for fault in faults)
+        return problem(422, "The request cannot be used", detail, errors=faults)
+
+    async def nothing_more(_: Request, __: Exception) -> Response:
+        return Response(status_code=204)
+
+    for kind in (EventStoreError, CommandRefused, Exception):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(NothingMore, nothing_more)

@@ -1,0 +1,112 @@
+"""All settings, read once from the environment. Nothing below `service` looks at it."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsInvalid
+
+ROOT = Path(__file__).parent.parent
+
+
+class RunnerKind(StrEnum):
+    """Who writes the code."""
+
+    TEMPLATE = "template"
+    NONE = "none"
+
+
+class SandboxKind(StrEnum):
+    """Where the code runs."""
+
+    LOCAL = "local"
+    E2B = "e2b"
+
+
+def _plain(name: str) -> AliasChoices:
+    """A variable known by its usual name, without our prefix."""
+    return AliasChoices(name)
+
+
+class Settings(BaseSettings):
+    """Settings by environment variable; `HEADRACE_` and the name in capitals unless noted."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", frozen=True, extra="ignore")
+
+    home: Path = ROOT / "var"
+    """Where the embedded servers, artifacts, workspaces and local sandboxes keep their data."""
+
+    redis_url: Annotated[str | None, Field(validation_alias=_plain("REDIS_URL"))] = None
+    database_url: Annotated[str | None, Field(validation_alias=_plain("DATABASE_URL"))] = None
+    """Servers of your own; without them the embedded ones are started."""
+
+    url: str | None = None
+    key: SecretStr | None = None
+    """The API that the CLI talks to; found by itself for one that runs on the same home."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8470
+    """Where `up` serves the API; 0 takes a free port."""
+
+    runner: RunnerKind = RunnerKind.TEMPLATE
+    broken_app: Literal["install", "tests", "start", "marker", "hang"] | None = None
+    """Let the template runner write an app that fails there: to see how failures look."""
+
+    sandbox: SandboxKind | None = None
+    """By default `e2b` when E2B_API_KEY is set, else `local`."""
+
+    e2b_api_key: Annotated[SecretStr | None, Field(validation_alias=_plain("E2B_API_KEY"))] = None
+    e2b_domain: Annotated[str | None, Field(validation_alias=_plain("E2B_DOMAIN"))] = None
+    e2b_api_url: Annotated[str | None, Field(validation_alias=_plain("E2B_API_URL"))] = None
+    e2b_sandbox_url: Annotated[str | None, Field(validation_alias=_plain("E2B_SANDBOX_URL"))] = None
+    e2b_template: str = "base"
+    e2b_preview_url: str = "https://{host}"
+    """`{host}` is what E2B's `get_host(8080)` says."""
+
+    artifacts: str | None = None
+    """URL of an object store (`s3://…`); a folder below the home by default."""
+
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 8
+    slots: Annotated[int, Field(ge=1, le=256)] = 4
+    """How many jobs one worker runs at a time."""
+
+    lease_s: Annotated[float, Field(ge=2, le=3600)] = 15.0
+
+    @property
+    def sandbox_kind(self) -> SandboxKind:
+        """Which sandboxes builds use."""
+        if self.sandbox is not None:
+            return self.sandbox
+        return SandboxKind.E2B if self.e2b_api_key else SandboxKind.LOCAL
+
+    @property
+    def lease_ms(self) -> int:
+        """How long a silent worker keeps a job."""
+        return round(self.lease_s * 1000)
+
+    @property
+    def instance_file(self) -> Path:
+        """Where a running instance says how to reach it; mode 600."""
+        return self.home / "instance.json"
+
+    @classmethod
+    def read(cls) -> Self:
+        """The settings of this process. Raises `SettingsInvalid`, naming the variable."""
+        try:
+            settings = cls()
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0])
+            variable = name if name.isupper() else f"HEADRACE_{name.upper()}"
+            raise SettingsInvalid(f"{variable}: {first['msg']}") from error
+        if settings.sandbox_kind is SandboxKind.E2B and not settings.e2b_api_key:
+            raise SettingsInvalid("HEADRACE_SANDBOX is e2b, but E2B_API_KEY is not set")
+        if (settings.redis_url is None) != (settings.database_url is None):
+            raise SettingsInvalid(
+                "REDIS_URL and DATABASE_URL go together: set both, or neither for the embedded "
+                "servers"
+            )
+        return settings

@@ -1,0 +1,226 @@
+"""A build as a person watches it: what is folded from its stream, and how that looks."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from schemas import Phase
+from service.client import Entry
+
+LOG_LINES = 6
+_STEPS = ("queued", *Phase)
+
+
+@dataclass(slots=True)
+class Step:
+    """One line of the checklist."""
+
+    state: str = "waiting"
+    started: datetime | None = None
+    duration_s: float | None = None
+    remark: str = ""
+
+
+@dataclass(slots=True)
+class Watched:
+    """What is known of a job so far. Fed with entries, it never looks at a clock."""
+
+    job_id: str
+    goal: str
+    project: str
+    status: str = "queued"
+    events: int = 0
+    attempt: int = 0
+    queued_at: datetime | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    ended_at: datetime | None = None
+    files: int = 0
+    steps: dict[str, Step] = field(default_factory=lambda: {name: Step() for name in _STEPS})
+    log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job has ended."""
+        return self.status in ("ready", "failed", "cancelled")
+
+    @property
+    def duration_s(self) -> float:
+        """From queued to ended, by the events' own times."""
+        if self.queued_at is None or self.ended_at is None:
+            return 0.0
+        return (self.ended_at - self.queued_at).total_seconds()
+
+    def take(self, entry: Entry) -> str | None:
+        """Fold one entry; a line that says it in plain text, None where nothing is worth one."""
+        if entry.name == "progress":
+            return self._take_progress(entry.data["kind"], entry.data["data"])
+        at = datetime.fromisoformat(entry.data["time"])
+        self.events = entry.data["jobversion"]
+        return self._take_event(entry.name, entry.data["data"], at)
+
+    def _take_event(self, name: str, data: dict[str, Any], at: datetime) -> str | None:
+        match name:
+            case "JobQueued":
+                self.queued_at = at
+                self.steps["queued"] = Step("running", at)
+                return f"queued    job {self.job_id}"
+            case "JobStarted":
+                self.status, self.attempt = "starting", data["attempt"]
+                self._end("queued", "done", at)
+                again = f" (attempt {self.attempt})" if self.attempt > 1 else ""
+                return f"starting  {data['worker']}{again}"
+            case "PhaseStarted":
+                self.status = data["phase"]
+                self.steps[data["phase"]] = Step("running", at)
+                return f"{data['phase']:<9} …"
+            case "PhaseCompleted":
+                step = self.steps[data["phase"]]
+                step.remark = _remark(data["evidence"])
+                self._end(data["phase"], "done", at)
+                return f"{data['phase']:<9} done in {data['duration_ms'] / 1000:.2f} s" + (
+                    f"  {step.remark}" if step.remark else ""
+                )
+            case "ChecksFailed":
+                self._end("checks", "failed", at)
+                self.log.extend(data["output"].splitlines()[-LOG_LINES:])
+                return f"checks    failed: {data['command']}"
+            case "CancelRequested":
+                self.status = "cancelling"
+                return f"cancelling, asked by {data['by']}"
+            case "JobReady" | "JobFailed" | "JobCancelled":
+                self.status = name.removeprefix("Job").lower()
+                self.result, self.ended_at = data, at
+                for step_name, step in self.steps.items():
+                    if step.state == "running":
+                        self._end(step_name, "done" if name == "JobReady" else "failed", at)
+                return None
+        return None
+
+    def _take_progress(self, kind: str, data: dict[str, Any]) -> str | None:
+        if kind == "file":
+            self.files += 1
+            self.steps["code"].remark = f"{self.files} files"
+            line = f"wrote {data['path']} ({data['size_bytes']} bytes)"
+        elif kind == "log":
+            line = data["text"]
+        else:
+            line = f"{kind}: {data}"
+        self.log.extend(line.splitlines())
+        return "\n".join(f"          | {part}" for part in line.splitlines())
+
+    def _end(self, name: str, state: str, at: datetime) -> None:
+        step = self.steps[name]
+        step.state = state
+        if step.started:
+            step.duration_s = (at - step.started).total_seconds()
+
+
+class Screen:
+    """Shows a `Watched`: a live checklist at a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._spinner = Spinner("dots", style="cyan")
+        self._began = time.monotonic()
+
+    def show(self, watched: Watched, line: str | None) -> None:
+        """Show what `watched` has become; `line` is what its last entry said."""
+        if not self._console.is_terminal:
+            if line:
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            return
+        if self._live is None:
+            draw: Callable[[], RenderableType] = lambda: self._draw(watched)  # noqa: E731
+            self._live = Live(get_renderable=draw, console=self._console, refresh_per_second=12)
+            self._live.start()
+
+    def close(self) -> None:
+        """Leave the last picture standing."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _draw(self, watched: Watched) -> RenderableType:
+        head = Text.assemble(
+            ("Headrace  ", "bold cyan"), (_short(watched.goal), "bold"), "\n",
+            (f"project {watched.project} · job {watched.job_id}", "dim"), "\n",
+        )  # fmt: skip
+        table = Table.grid(padding=(0, 2))
+        table.add_column(width=2)
+        table.add_column(width=9)
+        table.add_column(justify="right", width=8)
+        table.add_column(overflow="ellipsis", no_wrap=True)
+        for name, step in watched.steps.items():
+            table.add_row(
+                self._mark(step), Text(name, _STYLE[step.state]), _took(step), step.remark
+            )
+        parts: list[RenderableType] = [head, table]
+        if watched.log and watched.status != "ready":
+            parts.append(Text())
+            parts += [Text(f"  {_short(line, 110)}", "dim") for line in watched.log]
+        return Group(*parts)
+
+    def _mark(self, step: Step) -> RenderableType:
+        return self._spinner if step.state == "running" else Text(*_MARK[step.state])
+
+
+_STYLE = {"waiting": "dim", "running": "cyan", "done": "", "failed": "red"}
+_MARK = {"waiting": ("·", "dim"), "done": ("✓", "green"), "failed": ("✗", "red")}
+
+
+def summary(watched: Watched) -> str:
+    """How it ended, in rich markup: what a person does next stands in it."""
+    result = watched.result
+    if watched.status == "ready":
+        lines = [
+            f"[bold green]READY[/]  {result['build_version']}  in {watched.duration_s:.1f} s, "
+            f"{watched.events} events"
+        ]
+        if result["preview_url"]:
+            lines.append(f"  Preview    [bold link]{escape(result['preview_url'])}[/]")
+        if result["workspace_path"]:
+            lines.append(f"  Files      {escape(result['workspace_path'])}")
+        return "\n".join(lines)
+    if watched.status == "failed":
+        phase = f" in {result['phase']}" if result["phase"] else ""
+        return (
+            f"[bold red]FAILED[/]{phase}: {escape(result['message'])}\n"
+            f"  Debug id   {escape(result['debug_id'])}"
+        )
+    return f"[bold yellow]CANCELLED[/] by {escape(result.get('by', '?'))}"
+
+
+def _remark(evidence: dict[str, Any]) -> str:
+    if evidence.get("simulated"):
+        return "simulated"
+    if "files" in evidence:
+        return f"{evidence['files']} files by the {evidence['runner']} runner"
+    if "create_ms" in evidence:
+        return f"sandbox {evidence['sandbox_id']}"
+    if "probe_status" in evidence:
+        return f"tests passed, preview answered {evidence['probe_status']}"
+    return ""
+
+
+def _took(step: Step) -> str:
+    if step.duration_s is not None:
+        return f"{step.duration_s:.2f} s"
+    if step.state == "running" and step.started:
+        return f"{max(0.0, time.time() - step.started.timestamp()):.1f} s"
+    return ""
+
+
+def _short(line: str, most: int = 100) -> str:
+    line = " ".join(line.split())
+    return line if len(line) <= most else line[: most - 1] + "…"

@@ -1,0 +1,259 @@
+"""Builds the parts from the settings and runs them together. The only place that knows them all."""
+
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import redis as blocking_redis
+import uvicorn
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from eventstore import (
+    Archive,
+    CommandHandler,
+    EventStore,
+    Hub,
+    connect_postgres,
+    connect_redis,
+    open_log,
+)
+from generator import (
+    ArtifactStore,
+    GenerationService,
+    Heart,
+    Runner,
+    SandboxRuntime,
+    Worker,
+)
+from projector import Projector
+from service.api import Parts, create_api
+from service.embedded import Servers, embedded_servers, exclusive, socket_folder
+from service.errors import SettingsInvalid
+from service.keys import KeyRing, new_key
+from service.migrating import upgrade
+from service.settings import RunnerKind, SandboxKind, Settings
+
+LOCAL_TENANT = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """How to reach a running Headrace."""
+
+    url: str
+    key: str
+    redis_url: str
+    database_url: str
+    pid: int
+
+    @classmethod
+    def find(cls, settings: Settings) -> "Instance | None":
+        """The instance that runs on this home, None when none does."""
+        try:
+            found = cls(**json.loads(settings.instance_file.read_text()))
+            os.kill(found.pid, 0)
+        except (FileNotFoundError, ProcessLookupError, ValueError, TypeError):
+            return None
+        except PermissionError:
+            pass  # it lives, as another user
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The log, opened, and what reads and writes it."""
+
+    store: EventStore
+    handler: CommandHandler
+    hub: Hub
+    engine: AsyncEngine
+
+
+@contextmanager
+def servers_of(settings: Settings) -> Iterator[Servers]:
+    """The servers that the settings name; the embedded ones are started for the block.
+
+    Raises `AlreadyRunning`: the home belongs to one process at a time.
+    """
+    if settings.redis_url and settings.database_url:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        with exclusive(settings.home):
+            yield Servers(settings.redis_url, settings.database_url)
+    else:
+        with embedded_servers(settings.home) as servers:
+            yield servers
+
+
+@asynccontextmanager
+async def opened_log(settings: Settings, servers: Servers) -> AsyncIterator[Log]:
+    """Database migrated, log opened, hub listening, while the block runs."""
+    async with AsyncExitStack() as stack:
+        engine = connect_postgres(servers.database_url, pool_size=10)
+        stack.push_async_callback(engine.dispose)
+        await upgrade(engine)
+        redis, bells = connect_redis(servers.redis_url), connect_redis(servers.redis_url)
+        stack.push_async_callback(redis.aclose)
+        stack.push_async_callback(bells.aclose)
+        store = await open_log(redis, Archive(engine), partitions=settings.partitions)
+        hub = Hub(store, bells)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hub.run)
+            yield Log(store, CommandHandler(store), hub, engine)
+            tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, servers: Servers, *, port: int
+) -> AsyncIterator[tuple[Instance, Log]]:
+    """API, worker and projector together in this process, while the block runs."""
+    listener = _listen(settings.host, port)
+    async with opened_log(settings, servers) as log:
+        keys = KeyRing(log.engine)
+        key = local_key(settings.home)
+        await keys.add(key, tenant=LOCAL_TENANT, name="local")
+        heart = Heart(
+            lambda: blocking_redis.Redis.from_url(servers.redis_url, socket_timeout=2),
+            lease_ms=settings.lease_ms,
+            partition_of=log.store.partition,
+        )
+        worker = Worker(
+            log.store,
+            log.hub,
+            generation(settings, log),
+            heart,
+            lease_ms=settings.lease_ms,
+            slots=settings.slots,
+        )
+        api = _Api(uvicorn.Config(
+            create_api(Parts(log.handler, log.hub, log.engine, keys)),
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        ))  # fmt: skip
+        bound = listener.getsockname()
+        instance = Instance(
+            url=f"http://{bound[0]}:{bound[1]}",
+            key=key,
+            redis_url=servers.redis_url,
+            database_url=servers.database_url,
+            pid=os.getpid(),
+        )
+        with heart:
+            async with anyio.create_task_group() as serving:
+                serving.start_soon(api.serve, [listener])
+                async with anyio.create_task_group() as working:
+                    working.start_soon(Projector(log.store, log.engine).run, log.hub)
+                    working.start_soon(worker.run)
+                    with _announced(settings.instance_file, instance):
+                        yield instance, log
+                    working.cancel_scope.cancel()
+                api.should_exit = True
+
+
+def generation(settings: Settings, log: Log) -> GenerationService:
+    """The generation service with the runner and the sandboxes that the settings ask for."""
+    runner = make_runner(settings)
+    return GenerationService(
+        log.handler,
+        log.hub,
+        make_artifacts(settings),
+        runner=runner,
+        sandbox_runtime_factory=(lambda: make_sandbox_runtime(settings)) if runner else None,
+        workspace_root=settings.home / "workspaces",
+    )
+
+
+def make_runner(settings: Settings) -> Runner | None:
+    """The runner, None for the simulated loop."""
+    if settings.runner is RunnerKind.NONE:
+        return None
+    from generator.runners.template import TemplateRunner
+
+    return TemplateRunner(broken=settings.broken_app)
+
+
+def make_sandbox_runtime(settings: Settings) -> SandboxRuntime:
+    """The sandbox provider; its client library is imported only now."""
+    if settings.sandbox_kind is SandboxKind.LOCAL:
+        from generator.sandboxes.local import LocalRuntime
+
+        return LocalRuntime(
+            state_dir=settings.home / "sandboxes",
+            run_dir=socket_folder(settings.home) / "sandboxes",
+        )
+    from generator.sandboxes.e2b import E2BRuntime
+
+    assert settings.e2b_api_key is not None  # noqa: S101 - Settings.read checked it
+    return E2BRuntime(
+        settings.e2b_api_key.get_secret_value(),
+        template=settings.e2b_template,
+        domain=settings.e2b_domain,
+        api_url=settings.e2b_api_url,
+        sandbox_url=settings.e2b_sandbox_url,
+        preview_url=settings.e2b_preview_url,
+    )
+
+
+def make_artifacts(settings: Settings) -> ArtifactStore:
+    """Where the files of builds are kept."""
+    if settings.artifacts:
+        return ArtifactStore.at(settings.artifacts)
+    return ArtifactStore.in_folder(settings.home / "artifacts")
+
+
+def local_key(home: Path) -> str:
+    """The key of the local tenant, made when it is first needed, readable by its owner alone."""
+    path = home / "key"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        key = new_key()
+        _write_private(path, key + "\n")
+        return key
+
+
+class _Api(uvicorn.Server):
+    """uvicorn without its signal handlers: the CLI owns Ctrl-C."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def _announced(path: Path, instance: Instance) -> Iterator[None]:
+    content = {name: getattr(instance, name) for name in Instance.__slots__}
+    _write_private(path, json.dumps(content, indent=2) + "\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write_private(path: Path, content: str) -> None:
+    """Whole or not at all, mode 600 from its first moment."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(content)
+    draft.replace(path)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise SettingsInvalid(
+            f"HEADRACE_PORT: {host}:{port} cannot be used ({error.strerror}); choose another, or 0 "
+            "for a free one"
+        ) from error
+    return listener
