@@ -33,6 +33,7 @@ from projector.tables import checkpoints, fold_lock, jobs
 from schemas import Job, Position
 
 BATCH = 500
+BATCH_S = 30.0
 LOOK_AGAIN_S = 1.0
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
@@ -66,9 +67,11 @@ class Projector:
         with hub.listen_events(partition) as waker:
             while True:
                 try:
-                    folded = await self.fold_batch(partition)
+                    # Shielded: a batch takes milliseconds, and is not cut in the middle to stop.
+                    with anyio.fail_after(BATCH_S, shield=True):
+                        folded = await self.fold_batch(partition)
                     backoff_s = _FIRST_BACKOFF_S
-                except (PostgresUnavailable, RedisUnavailable) as error:
+                except (PostgresUnavailable, RedisUnavailable, TimeoutError) as error:
                     log.warning("projector_waits", partition=partition, error=str(error))
                     await anyio.sleep(backoff_s)
                     backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)

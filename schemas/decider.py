@@ -54,8 +54,7 @@ def decide(state: Job | None, command: Command) -> list[Known]:
         case RequestCancel():
             return _request_cancel(state, command)
         case ConfirmCancel():
-            _check_move(state, Status.CANCELLED, name)
-            return [JobCancelled(by="worker")]
+            return _confirm_cancel(state)
         case FailJob(kind, message, debug_id):
             return [
                 JobFailed(phase=state.current_phase, kind=kind, message=message, debug_id=debug_id)
@@ -102,6 +101,12 @@ def _request_cancel(state: Job, command: RequestCancel) -> list[Known]:
     return [CancelRequested(by=command.by, reason=command.reason)]
 
 
+def _confirm_cancel(state: Job) -> list[Known]:
+    if state.status is not Status.CANCELLING:
+        raise CommandRefused(state.job, state.status, "ConfirmCancel", "nobody asked to cancel it")
+    return [JobCancelled(by="worker")]
+
+
 def _start_job(state: Job, worker: str, attempt: int) -> list[Known]:
     _check_move(state, Status.STARTING, "StartJob")
     if attempt <= state.attempt:
@@ -121,7 +126,7 @@ def _start_phase(state: Job, phase: Phase) -> list[Known]:
 
 
 def _complete_phase(state: Job, command: CompletePhase) -> list[Known]:
-    if state.current_phase is not command.phase or command.phase in state.completed:
+    if not _under_way(state, command.phase):
         raise CommandRefused(
             state.job, state.status, "CompletePhase", f"{command.phase} is not under way"
         )
@@ -140,7 +145,7 @@ def _complete_phase(state: Job, command: CompletePhase) -> list[Known]:
 
 
 def _record_failed_checks(state: Job, command: RecordFailedChecks) -> list[Known]:
-    if state.status is not Status.CHECKS or Phase.CHECKS in state.completed:
+    if not _under_way(state, Phase.CHECKS):
         raise CommandRefused(
             state.job, state.status, "RecordFailedChecks", "no checks are under way"
         )
@@ -179,6 +184,11 @@ def _expire_preview(state: Job, command: ExpirePreview) -> list[Known]:
     if state.preview_url is None:
         return []
     return [PreviewExpired(reason=command.reason)]
+
+
+def _under_way(state: Job, phase: Phase) -> bool:
+    # After failed checks the job still stands in them, but its next phase is the code again.
+    return state.current_phase is phase and state.next_phase is phase
 
 
 def _check_move(state: Job, target: Status, command: str) -> None:

@@ -28,14 +28,17 @@ class Phase(StrEnum):
 Tier = Literal["free", "pro"]
 
 
-def _without_nul(text: str) -> str:
-    # Legal in JSON, refused by Postgres: stopped at the door, not at the projection.
+def _storable(text: str) -> str:
+    # Both are legal in JSON. Postgres refuses NUL, and a lone surrogate has no bytes in UTF-8:
+    # stopped at the door, not at the append or the projection.
     if "\0" in text:
         raise ValueError("text must not contain NUL characters")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("text must not contain lone surrogates")
     return text
 
 
-Text = Annotated[str, AfterValidator(_without_nul)]
+Text = Annotated[str, AfterValidator(_storable)]
 Goal = Annotated[Text, Field(min_length=1, max_length=MAX_GOAL_CHARS)]
 Fact = Text | bool | int | float | None
 
@@ -43,7 +46,8 @@ Fact = Text | bool | int | float | None
 class Payload(BaseModel):
     """Base of all payloads. Fields a newer writer added are ignored; `data` keeps them."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # JSON has neither infinity nor NaN: they would be written as null, and read as something else.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
     type: ClassVar[str]
 
 
@@ -86,7 +90,7 @@ class PhaseCompleted(Payload):
     phase: Phase
     round: Annotated[int, Field(ge=1)] = 1
     duration_ms: Annotated[int, Field(ge=0)]
-    evidence: dict[str, Fact] = {}
+    evidence: dict[Text, Fact] = {}
     manifest: Text | None = None
     input_tokens: Annotated[int, Field(ge=0)] = 0
     output_tokens: Annotated[int, Field(ge=0)] = 0

@@ -9,7 +9,7 @@ import anyio
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from uuid6 import uuid7
@@ -34,9 +34,17 @@ MAX_BODY_BYTES = 256 * 1024
 HEALTH_S = 2.0
 _ENTRY_ID = re.compile(r"(\d{1,9})-(\d{1,9})")
 
-Goal = Annotated[
-    Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_GOAL_CHARS)
-]
+
+def _goal(text: str) -> str:
+    text = text.strip()
+    if not text:
+        raise ValueError("it is empty: say in a sentence what to build")
+    if len(text) > MAX_GOAL_CHARS:
+        raise ValueError(f"it has {len(text)} characters, at most {MAX_GOAL_CHARS} fit")
+    return text
+
+
+Goal = Annotated[Text, AfterValidator(_goal)]
 IdempotencyKey = Annotated[
     str | None,
     Header(alias="Idempotency-Key", pattern=r"^[A-Za-z0-9._:-]{1,128}$"),

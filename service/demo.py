@@ -1,8 +1,8 @@
 """The demo: one goal from nothing to a preview that has answered."""
 
-import json
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import anyio
 import httpx
@@ -13,9 +13,10 @@ from schemas import JobRef
 from schemas.commands import ExpirePreview
 from service.client import Client
 from service.errors import ApiError
+from service.instance import LOCAL_TENANT, Instance
 from service.settings import Settings
 from service.watching import Screen, Watched
-from service.wiring import LOCAL_TENANT, Instance, Log, make_sandbox_runtime
+from service.wiring import Log, make_sandbox_runtime
 
 ANSWER_S = 10.0
 END_S = 15.0
@@ -38,9 +39,9 @@ class Outcome:
     events: int = 0
     duration_s: float = 0.0
 
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome as JSON has it."""
+        return asdict(self)
 
 
 async def watch(client: Client, watched: Watched, screen: Screen) -> Watched:

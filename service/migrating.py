@@ -27,7 +27,7 @@ async def check(engine: AsyncEngine) -> None:
 
 
 async def new_revision(engine: AsyncEngine, message: str) -> None:
-    """Write a revision with what the tables have and the database has not; then read and edit it."""
+    """Write a revision with what the tables have and the database has not, to be edited."""
     with postgres_errors():
         async with engine.begin() as connection:
             await connection.run_sync(run_alembic, "revision", message, True)

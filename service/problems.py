@@ -70,7 +70,10 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
         # Without the input: it may not even be encodable, and it is the caller's own.
         faults = [
-            {"field": ".".join(map(str, fault["loc"][1:])) or "body", "problem": fault["msg"]}
+            {
+                "field": ".".join(map(str, fault["loc"][1:])) or "body",
+                "problem": fault["msg"].removeprefix("Value error, "),
+            }
             for fault in error.errors()[:20]
         ]
         detail = "; ".join(f"{fault['field']}: {fault['problem']}" for fault in faults)

@@ -1,12 +1,10 @@
 """Builds the parts from the settings and runs them together. The only place that knows them all."""
 
-import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import anyio
 import redis as blocking_redis
@@ -34,34 +32,12 @@ from projector import Projector
 from service.api import Parts, create_api
 from service.embedded import Servers, embedded_servers, exclusive, socket_folder
 from service.errors import SettingsInvalid
-from service.keys import KeyRing, new_key
+from service.instance import LOCAL_TENANT, Instance, announced, local_key
+from service.keys import KeyRing
 from service.migrating import upgrade
 from service.settings import RunnerKind, SandboxKind, Settings
 
-LOCAL_TENANT = "local"
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """How to reach a running Headrace."""
-
-    url: str
-    key: str
-    redis_url: str
-    database_url: str
-    pid: int
-
-    @classmethod
-    def find(cls, settings: Settings) -> "Instance | None":
-        """The instance that runs on this home, None when none does."""
-        try:
-            found = cls(**json.loads(settings.instance_file.read_text()))
-            os.kill(found.pid, 0)
-        except (FileNotFoundError, ProcessLookupError, ValueError, TypeError):
-            return None
-        except PermissionError:
-            pass  # it lives, as another user
-        return found
+CLOSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +68,22 @@ def servers_of(settings: Settings) -> Iterator[Servers]:
 @asynccontextmanager
 async def opened_log(settings: Settings, servers: Servers) -> AsyncIterator[Log]:
     """Database migrated, log opened, hub listening, while the block runs."""
-    async with AsyncExitStack() as stack:
-        engine = connect_postgres(servers.database_url, pool_size=10)
-        stack.push_async_callback(engine.dispose)
+    engine = connect_postgres(servers.database_url, pool_size=10)
+    redis, bells = connect_redis(servers.redis_url), connect_redis(servers.redis_url)
+    try:
         await upgrade(engine)
-        redis, bells = connect_redis(servers.redis_url), connect_redis(servers.redis_url)
-        stack.push_async_callback(redis.aclose)
-        stack.push_async_callback(bells.aclose)
         store = await open_log(redis, Archive(engine), partitions=settings.partitions)
         hub = Hub(store, bells)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hub.run)
             yield Log(store, CommandHandler(store), hub, engine)
             tasks.cancel_scope.cancel()
+    finally:
+        # Connections are said goodbye to also when all of this was cancelled.
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            await redis.aclose()
+            await bells.aclose()
+            await engine.dispose()
 
 
 @asynccontextmanager
@@ -151,7 +130,7 @@ async def running(
                 async with anyio.create_task_group() as working:
                     working.start_soon(Projector(log.store, log.engine).run, log.hub)
                     working.start_soon(worker.run)
-                    with _announced(settings.instance_file, instance):
+                    with announced(settings.instance_file, instance):
                         yield instance, log
                     working.cancel_scope.cancel()
                 api.should_exit = True
@@ -208,41 +187,12 @@ def make_artifacts(settings: Settings) -> ArtifactStore:
     return ArtifactStore.in_folder(settings.home / "artifacts")
 
 
-def local_key(home: Path) -> str:
-    """The key of the local tenant, made when it is first needed, readable by its owner alone."""
-    path = home / "key"
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        key = new_key()
-        _write_private(path, key + "\n")
-        return key
-
-
 class _Api(uvicorn.Server):
     """uvicorn without its signal handlers: the CLI owns Ctrl-C."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-@contextmanager
-def _announced(path: Path, instance: Instance) -> Iterator[None]:
-    content = {name: getattr(instance, name) for name in Instance.__slots__}
-    _write_private(path, json.dumps(content, indent=2) + "\n")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _write_private(path: Path, content: str) -> None:
-    """Whole or not at all, mode 600 from its first moment."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(content)
-    draft.replace(path)
 
 
 def _listen(host: str, port: int) -> socket.socket:

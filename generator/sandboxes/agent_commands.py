@@ -15,6 +15,7 @@ from generator.sandboxes.agent_client import Client, Refused, Result
 from generator.sandboxes.frames import CHUNK_BYTES, STDERR, STDOUT
 
 PROJECT_DIR = "/home/user/project"
+NICE = 5
 KILL_AFTER_S = 0.5
 GROUP_GONE_S = 2.0
 LAST_OUTPUT_BYTES = 1024 * 1024
@@ -111,7 +112,7 @@ def _spawn(command: str, env: Mapping[str, str], output: int, errors: int) -> in
             stdout=output,
             stderr=errors,
             start_new_session=True,
-            preexec_fn=_first_to_die,
+            preexec_fn=_step_back,
         )
     except OSError as error:
         raise Refused.by(error) from error
@@ -119,8 +120,10 @@ def _spawn(command: str, env: Mapping[str, str], output: int, errors: int) -> in
     return process.pid
 
 
-def _first_to_die() -> None:
-    """Out of memory, the kernel shall take the app and not process 1."""
+def _step_back() -> None:
+    """Whatever an app is up to, process 1 and the host come first."""
+    os.nice(NICE)
+    # Out of memory, the kernel ends those with the highest score.
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")
 

@@ -16,20 +16,21 @@ from generator.sandboxes.frames import CHUNK_BYTES, DATA, END, FILE
 async def write(client: Client) -> Result:
     """Write the files that the client sends until its `END`."""
     fd = -1
+    refusal = None
     try:
         while (received := await client.receive())[0] != END:
-            kind, payload = received
-            if kind == FILE:
-                if fd >= 0:
-                    os.close(fd)
-                fd = _create(**json.loads(payload))
-            elif kind == DATA:
-                _write_all(fd, payload)
-    except OSError as error:
-        raise Refused.by(error) from error
+            if refusal is None:
+                try:
+                    fd = _take(fd, *received)
+                except OSError as error:
+                    # The rest is read nevertheless: hanging up on a client that is still sending
+                    # would cost it the answer.
+                    refusal = Refused.by(error)
     finally:
         if fd >= 0:
             os.close(fd)
+    if refusal is not None:
+        raise refusal
     return {}
 
 
@@ -42,6 +43,19 @@ async def read(client: Client, path: str) -> Result:
     finally:
         os.close(fd)
     return {}
+
+
+def _take(fd: int, kind: bytes, payload: bytes) -> int:
+    """The file that is open after one more frame."""
+    if kind == FILE:
+        if fd >= 0:
+            os.close(fd)
+        return _create(**json.loads(payload))
+    if kind == DATA:
+        view = memoryview(payload)
+        while view:
+            view = view[os.write(fd, view) :]
+    return fd
 
 
 def _create(path: str, executable: bool) -> int:
@@ -64,9 +78,3 @@ def _open(path: str) -> int:
         os.close(fd)
         raise Refused("missing", path)
     return fd
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

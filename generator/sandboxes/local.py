@@ -106,8 +106,11 @@ class LocalRuntime:
         info = await to_thread.run_sync(registry.living, folder)
         if info is not None and not await _ended(info["socket"]):
             await _end_by_force(sandbox_id, folder)
-        # Nothing is left now unless the supervisor was killed, by us or by another.
-        await to_thread.run_sync(registry.bury, folder)
+        try:
+            # Nothing is left now unless the supervisor was killed, by us or by another.
+            await to_thread.run_sync(registry.bury, folder)
+        except OSError as error:
+            raise SandboxError(f"remains of sandbox {sandbox_id} in {folder}: {error}") from error
         return info is not None
 
     async def list(self, metadata: Mapping[str, str]) -> list[SandboxInfo]:

@@ -48,7 +48,8 @@ def sweep(state_dir: str) -> list[Info]:
             if info is not None and alive:
                 found.append(info)
             elif info is not None or _age_s(folder) > UNBORN_S:
-                forget(folder, info)
+                with suppress(OSError):  # whoever comes next tries again
+                    forget(folder, info)
     return found
 
 
@@ -84,14 +85,18 @@ def _look(folder: str) -> tuple[Info | None, bool]:
     try:
         with open(os.path.join(folder, INFO)) as file:
             info: Info = json.load(file)
-            try:
-                # Shared, so that two who look at once do not take each other for the supervisor.
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return info, True
-            return info, False
-    except (FileNotFoundError, NotADirectoryError):
+            return info, _locked(file.fileno())
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a power cut leaves empty files
         return None, False
+
+
+def _locked(fd: int) -> bool:
+    try:
+        # Shared, so that two who look at once do not take each other for the supervisor.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _age_s(folder: str) -> float:

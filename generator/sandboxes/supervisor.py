@@ -20,9 +20,6 @@ from typing import Any
 
 from generator.sandboxes import cgroups, registry
 
-NICE = 5
-"""An endless loop in an app must not starve the workers."""
-
 OVERDUE_S = 60
 BACKLOG = 256
 ENDED_WITHIN_S = 5.0
@@ -96,6 +93,16 @@ def main() -> None:
     os.chdir("/")
     # Should the loop below ever hang: this signal ends the process, and bubblewrap with it.
     signal.alarm(spec["timeout_s"] + OVERDUE_S)
+    try:
+        _hold(spec)
+    except StartFailed as failure:
+        _report({"refused": str(failure)})
+    except Exception as failure:
+        _report({"failed": f"{type(failure).__name__}: {failure}"})
+        raise
+
+
+def _hold(spec: Spec) -> None:
     control, preview = _listen(spec["socket"])
     info = {
         "sandbox_id": spec["sandbox_id"],
@@ -115,14 +122,9 @@ def main() -> None:
         switchboard.run(
             box, control, preview, timeout_s=spec["timeout_s"], ready=lambda: _report(info)
         )
-    except StartFailed as failure:
+    finally:
         registry.forget(spec["folder"], info)
-        _report({"refused": str(failure)})
-    except Exception as failure:
-        registry.forget(spec["folder"], info)
-        _report({"failed": f"{type(failure).__name__}: {failure}"})
-        raise
-    os.close(lock)
+        os.close(lock)
 
 
 def _listen(path: str) -> tuple[socket.socket, socket.socket]:
@@ -148,7 +150,6 @@ def _enter(entrances: list[str], uid: int | None, staged: dict[str, str]) -> Non
         for path in entrances:
             with open(path, "w") as procs:
                 procs.write("0")
-        os.nice(NICE)
         if uid is not None:
             from generator.sandboxes import demotion
 

@@ -27,9 +27,7 @@ class Hold:
         await asyncio.to_thread(self._answered.wait)
 
     async def pass_through(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        body = [await receive()]
-        while body[-1].get("more_body"):
-            body.append(await receive())
+        body = await _whole(receive)
 
         async def replay() -> Message:
             return body.pop(0) if body else await receive()
@@ -89,6 +87,8 @@ class Faults:
             case Answer() as answer:
                 if answer.late:
                     await self._app(scope, receive, _nowhere)
+                else:
+                    await _whole(receive)  # an answer in mid-request would cut the connection
                 await _send_answer(answer, send)
             case Cut(before=before):
 
@@ -107,12 +107,21 @@ class Faults:
         return None
 
 
+async def _whole(receive: Receive) -> list[Message]:
+    """The request with all of its body."""
+    messages = [await receive()]
+    while messages[-1].get("more_body"):
+        messages.append(await receive())
+    return messages
+
+
 async def _nowhere(message: Message) -> None:
     del message
 
 
 async def _send_answer(answer: Answer, send: Send) -> None:
-    headers = {"content-type": "application/json", **answer.headers}
+    length = str(len(answer.body))
+    headers = {"content-type": "application/json", "content-length": length, **answer.headers}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": raw})
     await send({"type": "http.response.body", "body": answer.body})

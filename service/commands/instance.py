@@ -1,0 +1,167 @@
+"""Running Headrace: demo, up, env, migrate."""
+
+import shlex
+import sys
+from dataclasses import replace
+from typing import Annotated
+from urllib.parse import unquote, urlsplit
+
+import anyio
+import typer
+
+from service.commands.terminal import (
+    REFUSED,
+    AsJson,
+    Goal,
+    Project,
+    err,
+    friendly,
+    log_file,
+    out,
+    print_json,
+    reached_servers,
+    run,
+    run_until_interrupted,
+)
+from service.demo import Outcome
+from service.embedded import Servers
+from service.errors import NotRunning
+from service.instance import Instance
+from service.logging import configure_logging
+from service.settings import Settings
+
+
+def demo(
+    goal: Goal,
+    project: Project = "default",
+    once: Annotated[bool, typer.Option("--once", help="End once the preview answered.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build GOAL from nothing, here and now, and serve its preview until Ctrl-C."""
+    outcome = Outcome()
+    try:
+        with friendly():
+            outcome = _demo(goal, project, once=once, as_json=as_json)
+    except typer.Exit as ended:
+        if as_json:
+            status = "refused" if ended.exit_code == REFUSED else "error"
+            print_json(replace(outcome, status=status).to_dict())
+        raise
+    if outcome.status != "ready":
+        raise typer.Exit(1)
+
+
+def _demo(goal: str, project: str, *, once: bool, as_json: bool) -> Outcome:
+    from service.demo import demo, end_preview
+    from service.watching import Screen, summary
+    from service.wiring import running, servers_of
+
+    settings = Settings.read()
+    console = err if as_json else out
+    outcome = Outcome()
+
+    async def build(instance: Instance) -> None:
+        nonlocal outcome
+        watched, outcome = await demo(instance, goal, project=project, screen=Screen(console))
+        if as_json:
+            print_json(outcome.to_dict())
+        console.print(summary(watched), highlight=False, soft_wrap=True)
+        if outcome.preview_url and not once:
+            console.print("[dim]Press Ctrl-C to end.[/]")
+            await anyio.sleep_forever()
+
+    async def start_and_build(servers: Servers) -> None:
+        async with running(settings, servers, port=0) as (instance, parts):
+            try:
+                await build(instance)
+            finally:
+                await end_preview(settings, parts, outcome)
+
+    found = Instance.find(settings)
+    if found:
+        console.print(f"[dim]Using the Headrace that runs at {found.url}[/]", highlight=False)
+        run_until_interrupted(lambda: build(found))
+    else:
+        with log_file(settings), servers_of(settings) as servers:
+            run_until_interrupted(lambda: start_and_build(servers))
+    return outcome
+
+
+def up() -> None:
+    """Run API, worker and projector on this machine until Ctrl-C."""
+    from service.wiring import running, servers_of
+
+    async def serve(settings: Settings, servers: Servers) -> None:
+        async with running(settings, servers, port=settings.port) as (instance, _):
+            out.print(
+                f"[bold green]Headrace is up[/]  {instance.url}\n"
+                f'  Submit     ./headrace submit "a todo list for two people" --watch\n'
+                f'  Reach it   eval "$(./headrace env)"\n'
+                f"  Data       {settings.home}\n"
+                f"[dim]Press Ctrl-C to stop.[/]",
+                highlight=False,
+                soft_wrap=True,
+            )
+            try:
+                await anyio.sleep_forever()
+            finally:
+                out.print("Stopping …")
+
+    with friendly():
+        settings = Settings.read()
+        configure_logging(sys.stderr)
+        with servers_of(settings) as servers:
+            run_until_interrupted(lambda: serve(settings, servers))
+        out.print("Stopped. Log, jobs and files are kept; previews go on until their own time-out.")
+
+
+def env() -> None:
+    """Print how to reach the running instance, as lines for a shell to `eval`."""
+    with friendly():
+        settings = Settings.read()
+        instance = Instance.find(settings)
+        if instance is None:
+            raise NotRunning(settings.home)
+        values = {
+            "REDIS_URL": instance.redis_url,
+            **_redis_socket(instance.redis_url),
+            "DATABASE_URL": instance.database_url,
+            "HEADRACE_URL": instance.url,
+            "HEADRACE_KEY": instance.key,
+        }
+        for name, value in values.items():
+            print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - for a shell, not a person
+
+
+def _redis_socket(redis_url: str) -> dict[str, str]:
+    """redis-cli takes no `unix://` URL, only `redis-cli -s "$REDIS_SOCKET"`."""
+    parsed = urlsplit(redis_url)
+    return {"REDIS_SOCKET": unquote(parsed.path)} if parsed.scheme == "unix" else {}
+
+
+def migrate(
+    check: Annotated[
+        bool, typer.Option("--check", help="Also tell whether tables and revisions agree.")
+    ] = False,
+    new: Annotated[
+        str | None, typer.Option("--new", help="Write a revision for changed tables.")
+    ] = None,
+) -> None:
+    """Bring the database to the newest revision."""
+    from eventstore import connect_postgres
+    from service import migrating
+
+    async def bring_up_to_date(database_url: str) -> None:
+        engine = connect_postgres(database_url)
+        try:
+            await migrating.upgrade(engine)
+            if new:
+                await migrating.new_revision(engine, new)
+            elif check:
+                await migrating.check(engine)
+        finally:
+            await engine.dispose()
+
+    with friendly(), reached_servers(Settings.read()) as servers:
+        run(bring_up_to_date, servers.database_url)
+        out.print("The database is at the newest revision.")

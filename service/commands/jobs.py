@@ -1,0 +1,113 @@
+"""Asking a running Headrace for builds: submit, watch, jobs, cancel."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from service.client import Client
+from service.commands.terminal import (
+    AsJson,
+    Goal,
+    Project,
+    api,
+    err,
+    friendly,
+    out,
+    print_json,
+    run,
+)
+from service.demo import watch as watch_job
+from service.watching import Screen, Watched, summary
+
+T = TypeVar("T")
+
+JobArgument = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
+
+_STYLE = {"ready": "green", "failed": "red", "cancelled": "yellow"}
+
+
+def submit(
+    goal: Goal,
+    project: Project = "default",
+    tier: Annotated[str, typer.Option(help="free or pro.")] = "free",
+    follow: Annotated[bool, typer.Option("--watch", "-w", help="Watch it to its end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a build of GOAL with the running instance."""
+    with friendly():
+        accepted = _ask(lambda client: client.submit(goal, project=project, tier=tier))
+        if as_json:
+            print_json(accepted)
+        elif not follow:
+            out.print(f"queued as job [bold]{accepted['job_id']}[/]", highlight=False)
+    if follow:
+        _watch(accepted["job_id"], err if as_json else out)
+
+
+def watch(job: JobArgument) -> None:
+    """Watch a job to its end; exit code 0 only when it became READY."""
+    _watch(job, out)
+
+
+def _watch(job_id: str, console: Console) -> None:
+    async def follow(client: Client) -> Watched:
+        job = await client.job(job_id)
+        watched = Watched(job_id, job["goal"], job["project_id"])
+        return await watch_job(client, watched, Screen(console))
+
+    with friendly():
+        watched = _ask(follow)
+        console.print(summary(watched), highlight=False, soft_wrap=True)
+        if watched.status != "ready":
+            raise typer.Exit(1)
+
+
+def jobs(
+    project: Annotated[str | None, typer.Option("--project", "-p", help="Only this one.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    with friendly():
+        page = _ask(lambda client: client.jobs(project=project, status=status, limit=limit))
+        if as_json:
+            print_json(page["jobs"])
+        else:
+            out.print(_table(page["jobs"]) if page["jobs"] else "No jobs yet.")
+
+
+def cancel(job: JobArgument) -> None:
+    """Stop a job and everything it runs."""
+    with friendly():
+        answer = _ask(lambda client: client.cancel(job))
+        out.print(f"job {answer['job_id']} is {answer['status']}", highlight=False)
+
+
+def _ask(question: Callable[[Client], Awaitable[T]]) -> T:
+    async def ask(url: str, key: str) -> T:
+        async with Client(url, key) as client:
+            return await question(client)
+
+    return run(ask, *api())
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for title in ("STATUS", "BUILD", "PROJECT", "JOB"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("GOAL", overflow="fold")
+    for job in found:
+        style = _STYLE.get(job["status"], "default")
+        table.add_row(
+            f"[{style}]{job['status']}[/]",
+            job["build_version"] or "",
+            job["project_id"],
+            job["job_id"],
+            escape(" ".join(job["goal"].split())[:100]),
+        )
+    return table

@@ -1,0 +1,117 @@
+"""What all commands share: the terminal, errors as sentences, servers and signals."""
+
+import json
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
+
+import anyio
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from eventstore import EventStoreError
+from service.embedded import Servers
+from service.errors import ApiError, NotRunning, ServiceError
+from service.instance import Instance
+from service.logging import configure_logging
+from service.settings import Settings
+
+T = TypeVar("T")
+
+WIDE = 240
+REFUSED = 2
+"""Exit code for a request that was refused."""
+
+# What is not read by a person at a terminal is not folded to a terminal's width.
+out = Console(width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
+
+Goal = Annotated[str, typer.Argument(help="What to build, in a sentence.", show_default=False)]
+Project = Annotated[str, typer.Option("--project", "-p", help="The project to build in.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def print_json(document: Any) -> None:
+    """The one document on stdout, on one line."""
+    print(json.dumps(document, ensure_ascii=False), flush=True)  # noqa: T201 - that is its purpose
+
+
+@contextmanager
+def friendly() -> Iterator[None]:
+    """Say what went wrong and what to do; exit code 1, or 2 for a refused request."""
+    try:
+        yield
+    except (ServiceError, EventStoreError) as error:
+        err.print(f"[bold red]headrace:[/] {escape(str(error))}", highlight=False)
+        refused = isinstance(error, ApiError) and 400 <= error.status < 500
+        raise typer.Exit(REFUSED if refused else 1) from error
+
+
+def api() -> tuple[str, str]:
+    """URL and key: from the environment, else of the instance that runs on this home."""
+    settings = Settings.read()
+    if settings.url and settings.key:
+        return settings.url, settings.key.get_secret_value()
+    instance = Instance.find(settings)
+    if instance is None:
+        raise NotRunning(settings.home)
+    return instance.url, instance.key
+
+
+@contextmanager
+def reached_servers(settings: Settings) -> Iterator[Servers]:
+    """The servers of the instance that runs, else those that the settings name or start."""
+    from service.wiring import servers_of
+
+    instance = Instance.find(settings)
+    if instance:
+        yield Servers(instance.redis_url, instance.database_url)
+    elif settings.redis_url and settings.database_url:
+        yield Servers(settings.redis_url, settings.database_url)
+    else:
+        with servers_of(settings) as servers:
+            yield servers
+
+
+def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """`anyio.run`; an error leaves it as itself, not wrapped in groups of tasks it went through."""
+    try:
+        return anyio.run(main, *args)
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+
+
+def run_until_interrupted(main: Callable[[], Awaitable[None]]) -> None:
+    """Run `main`; SIGINT or SIGTERM cancels it, and its clean-up is waited for."""
+
+    async def stop_at_signal(scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                scope.cancel()
+
+    async def until_signal() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop_at_signal, tasks.cancel_scope)
+            await main()
+            tasks.cancel_scope.cancel()
+
+    run(until_signal)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@contextmanager
+def log_file(settings: Settings) -> Iterator[None]:
+    """Log output goes to a file while the terminal shows the build."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "headrace.log").open("a", buffering=1) as file:
+        configure_logging(file)
+        yield

@@ -1,0 +1,352 @@
+"""`GenerationService.execute_build` on the real log, with scripted runner and sandboxes."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from eventstore import Claim, CommandHandler, Fenced, Hub, connect_redis
+from generator import ArtifactStore, Deadlines, GenerationService
+from generator.errors import RunnerFailed
+from schemas import JobRef, Phase, RecordedEvent, Status
+from schemas.commands import RequestBuild, RequestCancel, StartJob, StartPhase
+from schemas.events import ChecksFailed, JobFailed, JobReady, PhaseCompleted, SandboxCreated
+from service.embedded import Servers
+from tests.generator.doubles import ScriptedRunner, ScriptedRuntime
+
+pytestmark = pytest.mark.anyio
+
+TENANT = "acme"
+LEASE_MS = 60_000
+
+
+@pytest.fixture
+async def hub(handler: CommandHandler, servers: Servers) -> AsyncIterator[Hub]:
+    bells = connect_redis(servers.redis_url)
+    listening = Hub(handler.store, bells)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listening.run)
+        yield listening
+        tasks.cancel_scope.cancel()
+    await bells.aclose()
+
+
+Serve = Callable[..., GenerationService]
+
+
+@pytest.fixture
+def serve(handler: CommandHandler, hub: Hub, tmp_path: Path) -> Serve:
+    """A service with the given runner and runtime."""
+
+    def make(
+        runner: ScriptedRunner | None, runtime: ScriptedRuntime, **deadlines: float
+    ) -> GenerationService:
+        return GenerationService(
+            handler,
+            hub,
+            ArtifactStore.in_folder(tmp_path / "artifacts"),
+            runner=runner,
+            sandbox_runtime_factory=lambda: runtime,
+            workspace_root=tmp_path / "workspaces",
+            deadlines=Deadlines(probe_s=5, **deadlines),  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+async def claimed(handler: CommandHandler, worker: str = "w1") -> Claim:
+    """A queued job, claimed."""
+    ref = JobRef(TENANT, str(uuid4()))
+    await handler.handle(ref, RequestBuild(TENANT, "ann", "shop", "a list"))
+    (claim,) = await handler.store.claim(
+        handler.store.partition(TENANT), worker, free_slots=1, lease_ms=LEASE_MS
+    )
+    return claim
+
+
+async def events_of(handler: CommandHandler, claim: Claim) -> list[RecordedEvent]:
+    return await handler.store.read_job(claim.ref)
+
+
+def types(events: list[RecordedEvent]) -> list[str]:
+    return [event.type for event in events]
+
+
+@asynccontextmanager
+async def app_answering(marker: Callable[[], str]) -> AsyncIterator[str]:
+    """A small server that answers as a started app would."""
+
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            body = json.dumps({"status": "ok", "build": marker()}).encode()
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            await stream.send(head.encode() + body)
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - not Django's
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, answer)
+            yield f"http://127.0.0.1:{port}"
+            tasks.cancel_scope.cancel()
+
+
+def marker_of(claim: Claim) -> str:
+    """The marker as `Build.marker` has it, written down once more on purpose."""
+    from hashlib import sha256
+
+    return sha256(f"{claim.ref.job}/1".encode()).hexdigest()[:16]
+
+
+WHOLE_WALK = [
+    "JobQueued",
+    "JobStarted",
+    *["PhaseStarted", "PhaseCompleted"] * 2,
+    "PhaseStarted",
+    "SandboxCreated",
+    "PhaseCompleted",
+    "PhaseStarted",
+    "PhaseCompleted",
+    "JobReady",
+]
+
+
+async def test_without_a_runner_the_whole_fsm_is_walked_without_a_sandbox(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    claim = await claimed(handler)
+    job = await serve(None, ScriptedRuntime()).execute_build(claim)
+    assert job.status is Status.READY
+    assert types(await events_of(handler, claim)) == [
+        event for event in WHOLE_WALK if event != "SandboxCreated"
+    ]
+    assert (job.build_version, job.preview_url, job.sandbox_id) == ("build_v0_1", None, None)
+
+
+async def test_a_build_goes_through_all_phases_and_ready_says_where_it_runs(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    claim = await claimed(handler)
+    async with app_answering(lambda: marker_of(claim)) as url:
+        runtime = ScriptedRuntime(preview=url)
+        job = await serve(ScriptedRunner(), runtime).execute_build(claim)
+    events = await events_of(handler, claim)
+    assert types(events) == WHOLE_WALK
+    ready = events[-1].payload
+    assert isinstance(ready, JobReady)
+    assert (ready.sandbox_id, ready.preview_url, ready.build_number) == ("sb-1", url, 1)
+    assert ready.workspace_path is not None
+    assert ready.workspace_path.endswith(claim.ref.job)
+    assert (job.input_tokens, job.output_tokens, job.cost_usd) == (10, 20, 0.5)
+    assert list(runtime.living) == ["sb-1"]
+
+
+async def test_the_sandbox_is_made_in_deps_with_an_hour_to_live_and_holds_what_was_written(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    claim = await claimed(handler)
+    async with app_answering(lambda: marker_of(claim)) as url:
+        runtime = ScriptedRuntime(preview=url)
+        await serve(ScriptedRunner(), runtime).execute_build(claim)
+    (sandbox,) = runtime.made
+    assert sandbox.timeout_s == 3600
+    assert sandbox.metadata == {"tenant": TENANT, "job": claim.ref.job, "attempt": "1"}
+    assert sandbox.files["app.py"] == b"# a list\n"
+    assert sandbox.commands == ["install", "test", "start"]
+    events = await events_of(handler, claim)
+    created = next(e for e in events if isinstance(e.payload, SandboxCreated))
+    deps_started = events[created.version - 2].payload
+    assert deps_started.model_dump()["phase"] == Phase.DEPS
+
+
+async def test_the_evidence_of_the_checks_stands_in_the_event(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    claim = await claimed(handler)
+    async with app_answering(lambda: marker_of(claim)) as url:
+        await serve(ScriptedRunner(), ScriptedRuntime(preview=url)).execute_build(claim)
+    done = (await events_of(handler, claim))[-2].payload
+    assert isinstance(done, PhaseCompleted)
+    assert done.evidence["probe_status"] == 200
+    assert done.evidence["probe_marker"] == marker_of(claim)
+    assert done.evidence["tests_exit_code"] == 0
+
+
+@pytest.mark.parametrize(("command", "phase"), [("install", "deps"), ("test", "checks")])
+async def test_a_command_that_fails_ends_the_job_and_the_sandbox(
+    handler: CommandHandler, serve: Serve, command: str, phase: str
+) -> None:
+    claim = await claimed(handler)
+    runtime = ScriptedRuntime(exit_codes={command: 3})
+    job = await serve(ScriptedRunner(), runtime).execute_build(claim)
+    assert job.status is Status.FAILED
+    assert job.failed_phase == phase
+    assert "exit code 3" in (job.error_message or "")
+    assert (job.debug_id or "").startswith("dbg-")
+    assert runtime.made
+    assert not runtime.living
+
+
+async def test_failed_checks_leave_their_output_in_the_log(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    claim = await claimed(handler)
+    await serve(ScriptedRunner(), ScriptedRuntime(exit_codes={"test": 1})).execute_build(claim)
+    failed = (await events_of(handler, claim))[-2].payload
+    assert isinstance(failed, ChecksFailed)
+    assert (failed.command, failed.exit_code, failed.output) == ("test", 1, "test output")
+
+
+async def test_another_builds_marker_is_not_ready(handler: CommandHandler, serve: Serve) -> None:
+    claim = await claimed(handler)
+    async with app_answering(lambda: "somebody-else") as url:
+        runtime = ScriptedRuntime(preview=url)
+        service = serve(ScriptedRunner(), runtime)
+        job = await service.execute_build(claim)
+    assert job.status is Status.FAILED
+    assert "another build's marker" in (job.error_message or "")
+    assert not runtime.living
+
+
+async def test_a_runner_that_gives_up_says_why(handler: CommandHandler, serve: Serve) -> None:
+    def give_up() -> None:
+        raise RunnerFailed("the model refused; reword the goal")
+
+    claim = await claimed(handler)
+    job = await serve(ScriptedRunner(before=give_up), ScriptedRuntime()).execute_build(claim)
+    failed = (await events_of(handler, claim))[-1].payload
+    assert isinstance(failed, JobFailed)
+    assert (failed.kind, failed.phase) == ("runner", Phase.CODE)
+    assert failed.message == "the model refused; reword the goal"
+    assert job.debug_id == failed.debug_id
+
+
+async def test_a_bug_ends_as_an_event_that_keeps_its_details_in_the_log_output(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    def stumble() -> None:
+        raise ZeroDivisionError("secret detail")
+
+    claim = await claimed(handler)
+    job = await serve(ScriptedRunner(before=stumble), ScriptedRuntime()).execute_build(claim)
+    assert job.failure_kind == "internal"
+    assert "secret detail" not in (job.error_message or "")
+    assert (job.debug_id or "") in (job.error_message or "")
+
+
+async def test_a_runner_that_hangs_is_stopped_at_its_deadline(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    claim = await claimed(handler)
+    service = serve(ScriptedRunner(hang=True), ScriptedRuntime(), code_s=0.05)
+    job = await service.execute_build(claim)
+    assert job.failure_kind == "runner"
+
+
+async def test_cancelling_stops_a_runner_that_never_yields_a_result(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    claim = await claimed(handler)
+    runner = ScriptedRunner(hang=True)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve(runner, ScriptedRuntime()).execute_build, claim)
+            await runner.started.wait()
+            await handler.handle(claim.ref, RequestCancel(by="ann"))
+    assert types(await events_of(handler, claim))[-2:] == ["CancelRequested", "JobCancelled"]
+
+
+async def test_cancelling_a_hung_install_ends_the_sandbox(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    claim = await claimed(handler)
+    runtime = ScriptedRuntime(hang_on="install")
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve(ScriptedRunner(), runtime).execute_build, claim)
+            await runtime.hanging.wait()
+            await handler.handle(claim.ref, RequestCancel(by="ann"))
+    assert (await handler.load(claim.ref)).status is Status.CANCELLED
+    assert runtime.made
+    assert not runtime.living
+
+
+async def test_a_takeover_goes_on_from_the_first_phase_not_completed_and_pays_the_runner_once(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    first = await claimed(handler)
+    runner = ScriptedRunner()
+    runtime = ScriptedRuntime(hang_on="install")
+    service = serve(runner, runtime)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service.execute_build, first)
+        await runtime.hanging.wait()
+        tasks.cancel_scope.cancel()
+    await handler.store.release(first)
+    (second,) = await handler.store.claim(
+        handler.store.partition(TENANT), "w2", free_slots=1, lease_ms=0
+    )
+    runtime.hang_on = None
+    async with app_answering(lambda: marker_of(second)) as url:
+        runtime.preview = url
+        job = await service.execute_build(second)
+    assert (job.status, job.attempt) == (Status.READY, 2)
+    assert runner.runs == 1
+    assert list(runtime.living) == [job.sandbox_id]
+
+
+async def test_a_superseded_worker_stops_and_ends_the_sandbox_it_made(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    old = await claimed(handler)
+    runtime = ScriptedRuntime()
+    stolen: list[Claim] = []
+
+    class Thief(ScriptedRuntime):
+        async def create(self, **arguments):  # type: ignore[no-untyped-def]
+            sandbox = await runtime.create(**arguments)
+            await handler.store.release(old)
+            stolen.extend(
+                await handler.store.claim(
+                    handler.store.partition(TENANT), "w2", free_slots=1, lease_ms=0
+                )
+            )
+            return sandbox
+
+        async def kill(self, sandbox_id: str) -> bool:
+            return await runtime.kill(sandbox_id)
+
+    with pytest.raises(Fenced):
+        await serve(ScriptedRunner(), Thief()).execute_build(old)
+    assert len(stolen) == 1
+    assert runtime.made
+    assert not runtime.living
+
+
+async def test_two_builds_that_end_at_once_get_the_numbers_one_and_two(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    claims = [await claimed(handler), await claimed(handler, "w2")]
+    service = serve(None, ScriptedRuntime())
+    async with anyio.create_task_group() as tasks:
+        for claim in claims:
+            tasks.start_soon(service.execute_build, claim)
+    numbers = {(await handler.load(claim.ref)).build_number for claim in claims}
+    assert numbers == {1, 2}
+
+
+async def test_a_job_cancelled_before_its_takeover_is_only_confirmed(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    claim = await claimed(handler)
+    await handler.handle(claim.ref, StartJob("w0", 1))
+    await handler.handle(claim.ref, StartPhase(Phase.SCAFFOLD))
+    await handler.handle(claim.ref, RequestCancel(by="ann"))
+    runner = ScriptedRunner()
+    job = await serve(runner, ScriptedRuntime()).execute_build(claim)
+    assert job.status is Status.CANCELLED
+    assert runner.runs == 0
