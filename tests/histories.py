@@ -17,7 +17,6 @@ from schemas import (
     NewEvent,
     Phase,
     RecordedEvent,
-    Status,
     build_version,
     decide,
     fold,
@@ -181,9 +180,14 @@ SITUATIONS: Mapping[str, Sequence[Known]] = {
 
 
 def recorded(
-    payloads: Iterable[Known], *, job: str = JOB, tenant: str = TENANT, project: str = PROJECT
+    payloads: Iterable[Known],
+    *,
+    job: str = JOB,
+    tenant: str = TENANT,
+    project: str = PROJECT,
+    after: int = 0,
 ) -> list[RecordedEvent]:
-    """The events of a job as the log gives them back, version 1, 2, 3, …"""
+    """The events of a job behind version `after` as the log gives them back."""
     return [
         RecordedEvent(
             id=event.id,
@@ -198,7 +202,7 @@ def recorded(
             data=event.data,
             payload=event.payload,
         )
-        for version, event in enumerate(new(payloads, job=job), start=1)
+        for version, event in enumerate(new(payloads, job=job, after=after), start=after + 1)
     ]
 
 
@@ -254,18 +258,20 @@ def job_histories(draw: st.DrawFn, max_commands: int = 40) -> list[Known]:
     Ends and cancels are rare, so that many jobs get as far as READY and behind it.
     """
     history: list[Known] = [queued()]
+    job = state_after(history)
     for _ in range(draw(st.integers(0, max_commands))):
-        onward, ending = _moves(history)
+        onward, ending = _moves(job)
         if not onward and not ending:
             break
         rarely = draw(st.integers(0, 9)) == 9
-        history += draw(st.sampled_from(ending if (rarely and ending) or not onward else onward))
+        events = draw(st.sampled_from(ending if (rarely and ending) or not onward else onward))
+        job = fold(recorded(events, after=len(history)), job)
+        history += events
     return history
 
 
-def _moves(history: Sequence[Known]) -> tuple[list[list[Known]], list[list[Known]]]:
+def _moves(job: Job | None) -> tuple[list[list[Known]], list[list[Known]]]:
     """The events of every command that would be taken now: those that lead on, those that end."""
-    job = state_after(history)
     onward: list[list[Known]] = []
     ending: list[list[Known]] = []
     for command in commands_for(job).values():

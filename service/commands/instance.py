@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
@@ -65,7 +66,7 @@ def _demo(goal: str, project: str, *, once: bool, as_json: bool) -> Outcome:
         watched, outcome = await demo(instance, goal, project=project, screen=Screen(console))
         if as_json:
             print_json(outcome.to_dict())
-        console.print(summary(watched), highlight=False, soft_wrap=True)
+        console.print(f"\n{summary(watched)}", highlight=False, soft_wrap=True)
         if outcome.preview_url and not once:
             console.print("[dim]Press Ctrl-C to end.[/]")
             await anyio.sleep_forever()
@@ -82,7 +83,9 @@ def _demo(goal: str, project: str, *, once: bool, as_json: bool) -> Outcome:
         console.print(f"[dim]Using the Headrace that runs at {found.url}[/]", highlight=False)
         run_until_interrupted(lambda: build(found))
     else:
-        with log_file(settings), servers_of(settings) as servers:
+        with log_file(settings), ExitStack() as stack:
+            with console.status("Starting Valkey and PostgreSQL …"):
+                servers = stack.enter_context(servers_of(settings))
             run_until_interrupted(lambda: start_and_build(servers))
     return outcome
 

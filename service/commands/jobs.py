@@ -61,7 +61,7 @@ def _watch(job_id: str, console: Console) -> None:
 
     with friendly():
         watched = _ask(follow)
-        console.print(summary(watched), highlight=False, soft_wrap=True)
+        console.print(f"\n{summary(watched)}", highlight=False, soft_wrap=True)
         if watched.status != "ready":
             raise typer.Exit(1)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+PATIENCE_S = 20
+
 
 class Hold:
     """A request that has arrived whole and waits until it is released."""
@@ -17,14 +19,14 @@ class Hold:
         self._answered = threading.Event()
 
     async def arrived(self) -> None:
-        await asyncio.to_thread(self._arrived.wait)
+        assert await asyncio.to_thread(self._arrived.wait, PATIENCE_S), "no request came"
 
     def release(self) -> None:
         self._released.set()
 
     async def answered(self) -> None:
         """The request has had its effect, whether or not its client was still there."""
-        await asyncio.to_thread(self._answered.wait)
+        assert await asyncio.to_thread(self._answered.wait, PATIENCE_S), "no answer was given"
 
     async def pass_through(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _whole(receive)
@@ -70,13 +72,19 @@ class Faults:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._orders: list[tuple[str, Fault]] = []
+        self._holds: list[Hold] = []
 
     def order(self, path_prefix: str, fault: Fault) -> None:
         """The next request whose path starts with `path_prefix` meets `fault`; in order."""
         self._orders.append((path_prefix, fault))
+        if isinstance(fault, Hold):
+            self._holds.append(fault)
 
     def clear(self) -> None:
+        """Forget what nobody met, and let go of who still waits."""
         self._orders.clear()
+        while self._holds:
+            self._holds.pop().release()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match self._taken(scope.get("path", "")):

@@ -48,6 +48,7 @@ class E2BServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._faults.clear()
         self._uvicorn.should_exit = True
         self._thread.join()
 

@@ -224,7 +224,6 @@ def test_a_build_is_not_finished_before_all_of_its_phases_are(last: Phase) -> No
     given(*history).when(FinishBuild(1)).then_refused(CommandRefused)
 
 
-
 # --- takeover ------------------------------------------------------------------------------------
 
 
@@ -276,7 +275,9 @@ def test_failed_checks_lead_back_to_the_code_in_the_next_round() -> None:
         job = job.when(CompletePhase(phase, 1)).then(
             PhaseCompleted(phase=phase, round=2, duration_ms=1)
         )
-    job.when(FinishBuild(1)).then(JobReady(build_number=1, build_version="build_v0_1", manifest="files-1"))
+    job.when(FinishBuild(1)).then(
+        JobReady(build_number=1, build_version="build_v0_1", manifest="files-1")
+    )
 
 
 def test_a_takeover_in_the_middle_of_a_repair_stays_in_its_round() -> None:

@@ -12,7 +12,6 @@ from generator.errors import SandboxError, SandboxGone
 from generator.sandboxes.frames import DATA, HEADER, RESULT, STDOUT, frame
 from generator.sandboxes.local_sandbox import LocalSandbox
 
-pytest_plugins = ["tests.generator.local_sandboxes"]
 pytestmark = pytest.mark.anyio
 
 

@@ -13,7 +13,7 @@ from generator.errors import CommandTimeout, SandboxBusy, SandboxFull, SandboxUn
 from generator.sandboxes import isolation
 from generator.sandboxes.local import LocalRuntime
 from generator.sandboxes.local_sandbox import LocalSandbox
-from tests.generator.local_sandboxes import (
+from tests.generator.local.probes import (
     SMALL,
     environment_of,
     info_of,
@@ -25,7 +25,6 @@ from tests.generator.local_sandboxes import (
     status_of,
 )
 
-pytest_plugins = ["tests.generator.local_sandboxes"]
 pytestmark = pytest.mark.anyio
 
 PREFIX = os.path.realpath(sys.base_prefix)

@@ -15,7 +15,7 @@ from generator.sandbox import PREVIEW_PORT, PROJECT_DIR, SandboxRuntime, Stream
 from generator.sandboxes import agent, agent_commands
 from generator.sandboxes.local import LocalRuntime
 from generator.sandboxes.local_sandbox import LocalSandbox
-from tests.generator.local_sandboxes import (
+from tests.generator.local.probes import (
     ECHO,
     IMPORTS,
     SMALL,
@@ -32,7 +32,6 @@ from tests.generator.local_sandboxes import (
     zombies,
 )
 
-pytest_plugins = ["tests.generator.local_sandboxes"]
 pytestmark = pytest.mark.anyio
 
 

@@ -1,22 +1,17 @@
 """Real sandboxes of this machine for tests, and what the host can tell about them."""
 
 import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-import pytest
 from anyio.abc import SocketStream
 
 import generator
 from generator.sandbox import PREVIEW_PORT
-from generator.sandboxes import isolation, registry
+from generator.sandboxes import registry
 from generator.sandboxes.isolation import Limits
-from generator.sandboxes.local import LocalRuntime
 from generator.sandboxes.local_sandbox import LocalSandbox
 
 SMALL = Limits(
@@ -48,43 +43,6 @@ with Server(("127.0.0.1", {PREVIEW_PORT}), Echo) as server:
     print("listening", flush=True)
     server.serve_forever()
 """
-
-
-@pytest.fixture(scope="session")
-def isolation_is_possible() -> None:
-    """Asked of the kernel directly: a failure of our own must not look like a poor machine."""
-    bwrap = isolation.find_bwrap()
-    probe = [str(bwrap), "--unshare-all", "--unshare-user", "--ro-bind", "/", "/", "true"]
-    result = subprocess.run(probe, capture_output=True, text=True)
-    if result.returncode != 0:
-        pytest.skip(f"this machine cannot isolate: {result.stderr}")
-
-
-@pytest.fixture
-def run_dir() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="hr-"))
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
-def state_dir(tmp_path: Path) -> Path:
-    return tmp_path / "a folder with spaces" / ("and a long name " * 10)
-
-
-@pytest.fixture
-async def runtime(
-    state_dir: Path, run_dir: Path, isolation_is_possible: None
-) -> AsyncIterator[LocalRuntime]:
-    made = LocalRuntime(state_dir, run_dir, SMALL)
-    yield made
-    for info in await made.list({}):
-        await made.kill(info.sandbox_id)
-
-
-@pytest.fixture
-async def sandbox(runtime: LocalRuntime) -> LocalSandbox:
-    return await runtime.create(metadata={"job": "j1"}, timeout_s=60)
 
 
 async def output(sandbox: LocalSandbox, command: str) -> str:

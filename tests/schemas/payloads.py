@@ -1,0 +1,91 @@
+"""Any payload of every event type: what a recorded fact may look like."""
+
+from datetime import UTC, timedelta, timezone
+
+from hypothesis import strategies as st
+
+from schemas import Phase
+from schemas.events import (
+    MAX_GOAL_CHARS,
+    MAX_OUTPUT_CHARS,
+    CancelRequested,
+    ChecksFailed,
+    JobCancelled,
+    JobFailed,
+    JobQueued,
+    JobReady,
+    JobStarted,
+    Known,
+    PhaseCompleted,
+    PhaseStarted,
+    PreviewExpired,
+    PreviewPaused,
+    PreviewResumed,
+    SandboxCreated,
+)
+
+_characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+texts = st.text(_characters, max_size=20)
+slugs = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True)
+times = st.datetimes(
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]),
+)
+phases = st.sampled_from(Phase)
+numbers = st.integers(min_value=1)
+counts = st.integers(min_value=0)
+facts = st.one_of(
+    texts, st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.none()
+)
+
+payloads: dict[type[Known], st.SearchStrategy[Known]] = {
+    JobQueued: st.builds(
+        JobQueued,
+        tenant=slugs,
+        user_id=slugs,
+        project_id=slugs,
+        goal=st.text(_characters, min_size=1, max_size=MAX_GOAL_CHARS),
+        tier=st.sampled_from(["free", "pro"]),
+        base_build=st.none() | numbers,
+    ),
+    JobStarted: st.builds(JobStarted, attempt=numbers, worker=texts),
+    PhaseStarted: st.builds(PhaseStarted, phase=phases, round=numbers),
+    PhaseCompleted: st.builds(
+        PhaseCompleted,
+        phase=phases,
+        round=numbers,
+        duration_ms=counts,
+        evidence=st.dictionaries(texts, facts, max_size=5),
+        manifest=st.none() | texts,
+        input_tokens=counts,
+        output_tokens=counts,
+        cost_usd=st.floats(min_value=0, allow_infinity=False),
+    ),
+    SandboxCreated: st.builds(SandboxCreated, sandbox_id=texts, provider=texts, ends_at=times),
+    ChecksFailed: st.builds(
+        ChecksFailed,
+        round=numbers,
+        fingerprint=texts,
+        command=texts,
+        exit_code=st.none() | st.integers(),
+        output=st.text(_characters, max_size=MAX_OUTPUT_CHARS),
+    ),
+    CancelRequested: st.builds(CancelRequested, by=texts, reason=texts),
+    JobReady: st.builds(
+        JobReady,
+        build_number=numbers,
+        build_version=texts,
+        sandbox_id=st.none() | texts,
+        preview_url=st.none() | texts,
+        workspace_path=st.none() | texts,
+        manifest=st.none() | texts,
+    ),
+    JobFailed: st.builds(
+        JobFailed, phase=st.none() | phases, kind=texts, message=texts, debug_id=texts
+    ),
+    JobCancelled: st.builds(JobCancelled, by=texts, reason=texts),
+    PreviewPaused: st.builds(PreviewPaused),
+    PreviewResumed: st.builds(PreviewResumed, sandbox_id=texts, preview_url=texts, ends_at=times),
+    PreviewExpired: st.builds(PreviewExpired, reason=texts),
+}
+
+any_payload: st.SearchStrategy[Known] = st.one_of(*payloads.values())

@@ -1,0 +1,135 @@
+"""What holds of every history: of those that commands lead to, and of any recorded facts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas import (
+    TERMINAL,
+    TRANSITIONS,
+    CommandRefused,
+    Job,
+    Status,
+    decide,
+    evolve,
+    fold,
+)
+from schemas.events import Known, UnknownEvent
+from tests.histories import commands_for, job_histories, queued, recorded, state_after
+from tests.schemas.payloads import any_payload
+
+any_facts = st.lists(any_payload, max_size=12)
+
+
+def steps(history: Sequence[Known]) -> list[Job]:
+    """The job after each of its events."""
+    states: list[Job] = []
+    job = None
+    for event in recorded(history):
+        job = evolve(job, event)
+        assert job is not None
+        states.append(job)
+    return states
+
+
+@given(st.lists(st.integers(min_value=0), max_size=40))
+def test_no_sequence_of_commands_leads_off_the_map(choices: list[int]) -> None:
+    job: Job | None = None
+    for choice in choices:
+        commands = list(commands_for(job).values())
+        try:
+            events = decide(job, commands[choice % len(commands)])
+        except CommandRefused:
+            continue
+        after = fold(recorded(events, after=job.version if job else 0), job)
+        if job is None:
+            assert after is None or after.status is Status.QUEUED
+        else:
+            assert after is not None
+            assert after.status is job.status or after.status in TRANSITIONS[job.status]
+        job = after
+
+
+@given(job_histories())
+def test_every_step_of_a_decided_history_is_a_transition(history: list[Known]) -> None:
+    states = steps(history)
+    assert states[0].status is Status.QUEUED
+    for before, after in pairwise(states):
+        assert after.status is before.status or after.status in TRANSITIONS[before.status]
+
+
+@given(job_histories())
+def test_a_decided_history_never_leaves_a_terminal_status(history: list[Known]) -> None:
+    statuses = [state.status for state in steps(history)]
+    ends = [number for number, status in enumerate(statuses) if status in TERMINAL]
+    if ends:
+        assert set(statuses[ends[0] :]) == {statuses[ends[0]]}
+
+
+@given(job_histories())
+def test_a_finished_time_stands_exactly_in_jobs_that_have_ended(history: list[Known]) -> None:
+    for state in steps(history):
+        assert (state.finished_at is not None) is state.is_terminal
+
+
+@given(job_histories())
+def test_a_ready_job_has_seen_every_phase_and_has_its_number(history: list[Known]) -> None:
+    for state in steps(history):
+        assert (state.build_number is not None) is (state.status is Status.READY)
+        if state.status is Status.READY:
+            assert state.next_phase is None
+
+
+@given(job_histories())
+def test_no_phase_is_completed_twice_and_none_before_the_one_in_front_of_it(
+    history: list[Known],
+) -> None:
+    for state in steps(history):
+        phases = list(type(state.completed[0])) if state.completed else []
+        assert list(state.completed) == phases[: len(state.completed)]
+
+
+@given(any_facts)
+def test_evolve_takes_every_recorded_fact_in_any_state(facts: list[Known]) -> None:
+    states = steps([queued(), *facts])
+    assert [state.version for state in states] == list(range(1, len(facts) + 2))
+
+
+@given(any_facts)
+def test_the_version_is_the_number_of_events(facts: list[Known]) -> None:
+    job = state_after([queued(), *facts])
+    assert job is not None
+    assert job.version == len(facts) + 1
+
+
+@given(any_facts, st.integers(min_value=0))
+def test_folding_may_stop_anywhere_and_go_on(facts: list[Known], cut: int) -> None:
+    events = recorded([queued(), *facts])
+    cut %= len(events) + 1
+    assert fold(events[cut:], fold(events[:cut])) == fold(events)
+    assert fold(events) == steps([queued(), *facts])[-1]
+
+
+@given(any_facts)
+def test_a_history_without_its_beginning_tells_no_job(facts: list[Known]) -> None:
+    without = [fact for fact in facts if fact.type != "JobQueued"]
+    assert fold(recorded(without)) is None
+
+
+@given(job_histories())
+@settings(max_examples=30)
+def test_an_event_of_an_unknown_type_moves_only_version_and_time(history: list[Known]) -> None:
+    events = recorded(history)
+    job = fold(events)
+    assert job is not None
+    unknown = replace(
+        events[-1],
+        type="JobPraised",
+        version=job.version + 1,
+        time=events[-1].time.replace(year=2030),
+        payload=UnknownEvent(),
+    )
+    assert evolve(job, unknown) == replace(job, version=unknown.version, updated_at=unknown.time)
