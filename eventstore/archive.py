@@ -4,7 +4,8 @@ The tables stand in the schema `headrace`, which no rebuild of a read model ever
 projector fills `events`; the log itself only reads them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -64,6 +65,16 @@ log_partitions_table = Table(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What Postgres knows of a partition's log; `state` is `creating` or `open`."""
+
+    partition: int
+    lineage: str
+    epoch: int
+    state: str
+
+
 class Archive:
     """Reads of the archive, and the register of the log's partitions."""
 
@@ -115,21 +126,23 @@ class Archive:
                 row = (await connection.execute(query)).one_or_none()
         return Position(partition, row.epoch, row.seq) if row else None
 
-    async def registered(self) -> Mapping[int, tuple[str, int, str]]:
-        """Partition to (lineage, epoch, state), as Postgres knows the log."""
+    async def registered(self) -> list[Registration]:
+        """The partitions in order, as Postgres knows them; none before the log was made."""
         table = log_partitions_table
         with postgres_errors():
             async with self._engine.connect() as connection:
-                rows = (await connection.execute(select(table))).all()
-        return {row.partition: (row.lineage, row.epoch, row.state) for row in rows}
+                rows = await connection.execute(select(table).order_by(table.c.partition))
+        return [Registration(*row) for row in rows]
 
-    async def register(self, partition: int, lineage: str, epoch: int, state: str) -> None:
-        """Enter a partition unless it is registered already."""
-        values = {"partition": partition, "lineage": lineage, "epoch": epoch, "state": state}
+    async def register(self, partitions: Sequence[Registration]) -> None:
+        """Enter all partitions of a log, unless they are registered; all or none."""
+        if not partitions:
+            return
         with postgres_errors():
             async with self._engine.begin() as connection:
                 await connection.execute(
-                    insert(log_partitions_table).values(values).on_conflict_do_nothing()
+                    insert(log_partitions_table).on_conflict_do_nothing(),
+                    [asdict(registration) for registration in partitions],
                 )
 
     async def mark_open(self, partition: int) -> None:

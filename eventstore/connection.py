@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
@@ -19,24 +19,28 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from eventstore.errors import PostgresUnavailable, RedisUnavailable
 
 COMMAND_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 32
 _ASYNCPG = "postgresql+asyncpg"
 
 
-def connect_redis(url: str, *, max_connections: int = 64) -> Redis:
+def connect_redis(url: str, *, max_connections: int = MAX_CONNECTIONS) -> Redis:
     """A client for `url` (`redis://`, `rediss://`, `unix://`); connects when first used.
 
-    Commands are repeated a few times over a new connection when one breaks. That is safe for every
-    script here: an append knows its own events again.
+    Takes at most `max_connections`; whoever finds them all busy waits for one. Commands are
+    repeated a few times over a new connection when one breaks. That is safe for every script here:
+    an append knows its own events again.
     """
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         url,
         protocol=2,
         max_connections=max_connections,
+        timeout=COMMAND_TIMEOUT_S,
         socket_timeout=COMMAND_TIMEOUT_S,
         socket_connect_timeout=COMMAND_TIMEOUT_S,
         health_check_interval=30,
         retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), retries=3),
     )
+    return Redis.from_pool(pool)
 
 
 def connect_postgres(url: str, *, pool_size: int = 5) -> AsyncEngine:

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 
+import anyio
 from uuid6 import uuid7
 
-from eventstore.errors import VersionConflict
+from eventstore.errors import RedisUnavailable, VersionConflict
 from eventstore.store import Appended, Claim, CommandId, EventStore
 from schemas import (
     Command,
@@ -25,6 +27,7 @@ from schemas.commands import FinishBuild, RequestBuild
 from schemas.errors import JobUnknown
 
 MAX_TRIES = 10
+_PAUSE_S = 0.25
 WORK_CLASS = {"free": "normal", "pro": "high"}
 
 
@@ -68,8 +71,12 @@ class CommandHandler:
         claim: Claim | None = None,
         command_id: str | None = None,
         trace: str = "",
+        patience_s: float = 0.0,
     ) -> Handled:
         """Decide `command` on the job and append what follows.
+
+        A Redis that is away is waited for up to `patience_s`; the very same events are then sent
+        again, so that one whose answer was lost is not appended twice.
 
         `job` is the state if the caller has it; it is read again when somebody else spoke in
         between. A command id that was answered before is answered alike, before anything is
@@ -84,19 +91,19 @@ class CommandHandler:
             if job is None and not isinstance(command, RequestBuild):
                 job = await self.load(ref)
             events = self._new_events(job, command, cause=command_id or "", trace=trace)
+            append = partial(
+                self.store.append,
+                ref,
+                job.project if job else _project(command),
+                events,
+                expected_version=job.version if job else 0,
+                work_class=WORK_CLASS[_tier(command, job)],
+                claim=claim,
+                command=known,
+                build_number=command.build_number if isinstance(command, FinishBuild) else None,
+            )
             try:
-                appended = await self.store.append(
-                    ref,
-                    job.project if job else _project(command),
-                    events,
-                    expected_version=job.version if job else 0,
-                    work_class=WORK_CLASS[_tier(command, job)],
-                    claim=claim,
-                    command=known,
-                    build_number=(
-                        command.build_number if isinstance(command, FinishBuild) else None
-                    ),
-                )
+                appended = await _patiently(append, patience_s)
             except VersionConflict as error:
                 conflict, job = error, None
                 continue
@@ -118,6 +125,17 @@ class CommandHandler:
     async def _repeated(self, ref: JobRef, earlier: Appended) -> Handled:
         job = await self.load(JobRef(ref.tenant, earlier.job))
         return Handled(job, (), earlier.position, repeated=True)
+
+
+async def _patiently(append: Callable[[], Awaitable[Appended]], patience_s: float) -> Appended:
+    deadline = anyio.current_time() + patience_s
+    while True:
+        try:
+            return await append()
+        except RedisUnavailable:
+            if anyio.current_time() >= deadline:
+                raise
+            await anyio.sleep(_PAUSE_S)
 
 
 def request_hash(ref: JobRef, command: Command) -> str:

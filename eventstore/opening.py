@@ -19,7 +19,7 @@ from uuid import uuid4
 import structlog
 from redis.asyncio import Redis
 
-from eventstore.archive import Archive
+from eventstore.archive import Archive, Registration
 from eventstore.connection import redis_errors
 from eventstore.errors import LogMissing, LogUnverified, ServerUnsuitable
 from eventstore.keys import FORMAT, Keys
@@ -40,56 +40,49 @@ async def open_log(redis: Redis, archive: Archive, *, partitions: int) -> EventS
     """
     run_id = await _check_server(redis)
     registered = await archive.registered()
-    if registered and len(registered) != partitions:
+    if not registered:
+        found = [await _unregistered(redis, Keys(number)) for number in range(partitions)]
+        await archive.register(found)
+        registered = await archive.registered()
+    if len(registered) != partitions:
         raise ServerUnsuitable(
             f"this log has {len(registered)} partitions, not {partitions}: their number is fixed "
             "when a log is made"
         )
     scripts = Scripts(redis)
-    lineages: dict[int, str] = {}
-    for number in range(partitions):
-        keys = Keys(number)
-        if number not in registered:
-            await _register(redis, archive, keys)
-    registered = await archive.registered()
-    for number, (lineage, epoch, state) in registered.items():
-        await _open_partition(redis, scripts, Keys(number), lineage, epoch, state, run_id)
-        if state == "creating":
-            await archive.mark_open(number)
-        lineages[number] = lineage
+    for registration in registered:
+        await _open_partition(redis, scripts, registration, run_id)
+        if registration.state == "creating":
+            await archive.mark_open(registration.partition)
+    lineages = {one.partition: one.lineage for one in registered}
     return EventStore(redis, archive, lineages, partitions=partitions)
 
 
-async def _register(redis: Redis, archive: Archive, keys: Keys) -> None:
+async def _unregistered(redis: Redis, keys: Keys) -> Registration:
+    """What to register for a partition that Postgres does not know."""
     lineage, epoch, seq = await hash_fields(redis, keys.meta, "lineage", "epoch", "seq")
+    if lineage is None or epoch is None:
+        return Registration(keys.partition, str(uuid4()), FIRST_EPOCH, "creating")
     with redis_errors():
         length = await redis.xlen(keys.log)
-    if lineage is None or epoch is None:
-        await archive.register(keys.partition, str(uuid4()), FIRST_EPOCH, "creating")
-    elif seq == str(length):
-        log.info("log_adopted", partition=keys.partition, events=length)
-        await archive.register(keys.partition, lineage, int(epoch), "open")
-    else:
+    if seq != str(length):
         raise LogUnverified(
             keys.partition, f"Postgres is empty, and Redis has only {length} of {seq} events"
         )
+    log.info("log_adopted", partition=keys.partition, events=length)
+    return Registration(keys.partition, lineage, int(epoch), "open")
 
 
 async def _open_partition(
-    redis: Redis,
-    scripts: Scripts,
-    keys: Keys,
-    lineage: str,
-    epoch: int,
-    state: str,
-    run_id: str,
+    redis: Redis, scripts: Scripts, registered: Registration, run_id: str
 ) -> None:
+    keys, lineage = Keys(registered.partition), registered.lineage
     (found,) = await hash_fields(redis, keys.meta, "lineage")
-    if found is None and state == "creating":
+    if found is None and registered.state == "creating":
         answer = await scripts(
             "create",
             [keys.meta, keys.log, keys.work("high"), keys.work("normal")],
-            [lineage, epoch, run_id, FORMAT],
+            [lineage, registered.epoch, run_id, FORMAT],
         )
         found = lineage if answer == b"created" else answer.decode()
     if found is None:

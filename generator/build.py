@@ -21,6 +21,7 @@ from schemas import Command, Job
 log = structlog.get_logger()
 
 KILL_S = 30.0
+LOG_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import anyio
-from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from uuid6 import uuid7
 
 from eventstore import (
@@ -20,18 +21,31 @@ from eventstore import (
     Hub,
     JobEntry,
     JobEvent,
+    PostgresUnavailable,
     postgres_errors,
     redis_errors,
 )
 from projector import JobRow, job_by_id, list_jobs, row_of
-from schemas import Job, JobRef, JobUnknown, Position, Slug, Status, cloud_event, is_id
+from schemas import (
+    TERMINAL_TYPES,
+    Job,
+    JobRef,
+    JobUnknown,
+    Position,
+    Slug,
+    Status,
+    cloud_event,
+    is_id,
+)
 from schemas.commands import RequestBuild, RequestCancel
 from schemas.events import MAX_GOAL_CHARS, Text, Tier
 from service import problems
+from service.body_limit import BodyLimit
 from service.keys import KeyRing
 
 MAX_BODY_BYTES = 256 * 1024
 HEALTH_S = 2.0
+QUERY_S = 5.0
 _ENTRY_ID = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
@@ -93,17 +107,18 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """A job to be streamed, and the entry after which to begin."""
+    """A job to be streamed, the entry after which to begin, and whether the job has ended."""
 
     ref: JobRef
     after: str
+    ended: bool
 
 
 def create_api(parts: Parts) -> FastAPI:
     """The API over these parts."""
     app = FastAPI(title="Headrace", version="0.1.0", docs_url=None, redoc_url=None)
     problems.install(app)
-    app.middleware("http")(_refuse_large_bodies)
+    app.add_middleware(BodyLimit, most_bytes=MAX_BODY_BYTES)
     handler, store = parts.handler, parts.handler.store
 
     async def tenant(authorization: Annotated[str, Header()] = "") -> str:
@@ -149,20 +164,21 @@ def create_api(parts: Parts) -> FastAPI:
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> JobPage:
         """The tenant's jobs, newest first."""
-        with postgres_errors():
-            async with parts.engine.connect() as connection:
-                found = await list_jobs(
-                    connection, owner, project=project, status=status, before=before, limit=limit
-                )
+        async with _read_model(parts) as connection:
+            found = await list_jobs(
+                connection, owner, project=project, status=status, before=before, limit=limit
+            )
         return JobPage(jobs=found, next=found[-1].job_id if len(found) == limit else None)
 
     @app.get("/v1/jobs/{job_id}")
     async def job(job_id: str, owner: Tenant) -> JobRow:
-        """One job. What the read model has not folded yet is answered from the log."""
+        """One job. What the read model has not folded, or cannot tell, is answered from the log."""
         if is_id(job_id):
-            with postgres_errors():
-                async with parts.engine.connect() as connection:
+            try:
+                async with _read_model(parts) as connection:
                     found = await job_by_id(connection, owner, job_id)
+            except PostgresUnavailable:
+                found = None
             if found is not None:
                 return found
         state = await load(owner, job_id)
@@ -190,16 +206,18 @@ def create_api(parts: Parts) -> FastAPI:
             raise HTTPException(400, "Last-Event-ID must be the id of an event of this stream")
         if state.is_terminal and int(match[1]) >= state.version:
             raise problems.NothingMore
-        return Followed(JobRef(owner, job_id), match[0])
+        return Followed(JobRef(owner, job_id), match[0], state.is_terminal)
 
     @app.get("/v1/jobs/{job_id}/stream", response_class=EventSourceResponse)
     async def stream(target: Annotated[Followed, Depends(followed)]) -> AsyncIterator[Any]:
         """The job's events and progress as they come, from `Last-Event-ID` on, to its end."""
+        ended = target.ended
         async for entry in parts.hub.follow(target.ref, target.after):
             yield _server_sent(entry)
             if isinstance(entry, JobEvent):
-                job = await handler.load(target.ref)
-                if job.is_terminal and job.version == entry.event.version:
+                ended = ended or entry.event.type in TERMINAL_TYPES
+                # Events may follow the one that ended the job: its preview expires.
+                if ended and (await handler.load(target.ref)).version == entry.event.version:
                     return
 
     @app.get("/healthz")
@@ -242,14 +260,12 @@ def _server_sent(entry: JobEntry) -> ServerSentEvent:
     return ServerSentEvent(id=entry.id, event="progress", raw_data=raw)
 
 
-async def _refuse_large_bodies(request: Request, call_next: Any) -> Response:
-    length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-        return problems.problem(
-            413, "The request is too large", f"A body has at most {MAX_BODY_BYTES} bytes"
-        )
-    response: Response = await call_next(request)
-    return response
+@asynccontextmanager
+async def _read_model(parts: Parts) -> AsyncIterator[AsyncConnection]:
+    """A connection to the read model, for a question that must be answered soon."""
+    with postgres_errors(), anyio.fail_after(QUERY_S):
+        async with parts.engine.connect() as connection:
+            yield connection
 
 
 async def _ask_redis(parts: Parts) -> None:

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 
+import anyio
 from sqlalchemy import Column, DateTime, MetaData, Table, Text, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,6 +14,7 @@ from eventstore import PostgresUnavailable, postgres_errors
 
 KEY_PREFIX = "hr_"
 FRESH_S = 60.0
+LOOK_UP_S = 3.0
 _MOST_CACHED = 10_000
 
 metadata = MetaData(schema="headrace")
@@ -76,6 +78,6 @@ class KeyRing:
 
     async def _look_up(self, digest: str) -> str | None:
         query = select(api_keys.c.tenant).where(api_keys.c.hash == digest)
-        with postgres_errors():
+        with postgres_errors(), anyio.fail_after(LOOK_UP_S):
             async with self._engine.connect() as connection:
                 return (await connection.execute(query)).scalar_one_or_none()

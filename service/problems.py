@@ -1,5 +1,6 @@
 """Errors over HTTP: RFC 9457 problem documents. The only place where statuses meet our errors."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -68,14 +69,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
-        # Without the input: it may not even be encodable, and it is the caller's own.
-        faults = [
-            {
-                "field": ".".join(map(str, fault["loc"][1:])) or "body",
-                "problem": fault["msg"].removeprefix("Value error, "),
-            }
-            for fault in error.errors()[:20]
-        ]
+        faults = [_fault(found) for found in error.errors()[:20]]
         detail = "; ".join(f"{fault['field']}: {fault['problem']}" for fault in faults)
         return problem(422, "The request cannot be used", detail, errors=faults)
 
@@ -87,3 +81,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(NothingMore, nothing_more)
+
+
+def _fault(found: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong where. Without the input: it may not be encodable, and is the caller's own."""
+    if found["type"] == "json_invalid":
+        where = f"character {found['loc'][1]}"
+        return {"field": "body", "problem": f"not JSON at {where}: {found['ctx']['error']}"}
+    return {
+        "field": ".".join(map(str, found["loc"][1:])) or "body",
+        "problem": found["msg"].removeprefix("Value error, "),
+    }

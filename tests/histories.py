@@ -56,8 +56,8 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 # --- single events -------------------------------------------------------------------------------
 
 
-def queued(*, tenant: str = TENANT, project: str = PROJECT, goal: str = "a list") -> JobQueued:
-    return JobQueued(tenant=tenant, user_id=USER, project_id=project, goal=goal)
+def queued(goal: str = "a list") -> JobQueued:
+    return JobQueued(tenant=TENANT, user_id=USER, project_id=PROJECT, goal=goal)
 
 
 def started(attempt: int = 1) -> JobStarted:
@@ -117,11 +117,11 @@ def phases(*names: Phase, number: int = 1) -> list[Known]:
     ]
 
 
-def all_completed(*, tenant: str = TENANT, project: str = PROJECT) -> list[Known]:
+def all_completed() -> list[Known]:
     """A job that wants only its build number, with a sandbox."""
     *early, checks = Phase
     return [
-        queued(tenant=tenant, project=project),
+        queued(),
         started(),
         *phases(*early),
         sandbox(),
@@ -129,9 +129,9 @@ def all_completed(*, tenant: str = TENANT, project: str = PROJECT) -> list[Known
     ]
 
 
-def build(number: int = 1, *, tenant: str = TENANT, project: str = PROJECT) -> list[Known]:
+def build(number: int = 1) -> list[Known]:
     """A job that became build `number`."""
-    return [*all_completed(tenant=tenant, project=project), ready(number)]
+    return [*all_completed(), ready(number)]
 
 
 def repaired_build(number: int = 1) -> list[Known]:

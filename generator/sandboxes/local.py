@@ -198,10 +198,14 @@ async def _end_by_force(sandbox_id: str, folder: str) -> None:
     info = await to_thread.run_sync(registry.living, folder)
     if info is None:
         return
-    os.kill(info["pid"], signal.SIGKILL)  # the lock it holds says that the number is still its own
-    with anyio.move_on_after(KILL_S):
-        await to_thread.run_sync(registry.wait_for_end, folder, abandon_on_cancel=True)
-        return
+    process = os.pidfd_open(info["pid"])  # the lock it holds says that the number is its own
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        with anyio.move_on_after(KILL_S):
+            await anyio.wait_readable(process)
+            return
+    finally:
+        os.close(process)
     raise SandboxError(f"sandbox {sandbox_id} cannot be ended: look at process {info['pid']}")
 
 
@@ -212,4 +216,4 @@ def _sandbox(info: registry.Info) -> LocalSandbox:
 
 
 def _new_id() -> str:
-    return f"sb-{os.urandom(8).hex()}"
+    return f"{registry.ID_PREFIX}{os.urandom(8).hex()}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from generator.sandboxes import cgroups
 
+ID_PREFIX = "sb-"
 INFO = "info.json"
 UNBORN_S = 60.0
 """A folder without info older than this belongs to a creation that crashed."""
@@ -43,6 +44,8 @@ def sweep(state_dir: str) -> list[Info]:
     found = []
     with suppress(FileNotFoundError):
         for name in sorted(os.listdir(state_dir)):
+            if not name.startswith(ID_PREFIX):
+                continue
             folder = os.path.join(state_dir, name)
             info, alive = _look(folder)
             if info is not None and alive:
@@ -58,12 +61,6 @@ def bury(folder: str) -> None:
     info, alive = _look(folder)
     if info is not None and not alive:
         forget(folder, info)
-
-
-def wait_for_end(folder: str) -> None:
-    """Returns when the supervisor of `folder` has ended."""
-    with suppress(FileNotFoundError), open(os.path.join(folder, INFO)) as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
 
 
 def forget(folder: str, info: Info | None) -> None:

@@ -2,13 +2,17 @@
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import anyio
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import (
+    Appended,
     Archive,
     CommandHandler,
     CommandId,
@@ -18,6 +22,8 @@ from eventstore import (
     LogMissing,
     LogUnverified,
     NumberTaken,
+    RedisUnavailable,
+    ServerUnsuitable,
     VersionConflict,
     open_log,
 )
@@ -56,7 +62,7 @@ async def complete_all_phases(handler: CommandHandler, job: JobRef) -> None:
         await handler.handle(job, CompletePhase(phase, duration_ms=1))
 
 
-async def everything(redis: Redis) -> dict[bytes, object]:
+async def everything(redis: Redis) -> dict[bytes | str, object]:
     """All keys with their serialised values: equal before and after means nothing was written."""
     return {key: await redis.dump(key) for key in sorted(await redis.keys("*"))}
 
@@ -293,6 +299,73 @@ async def test_an_empty_redis_beside_a_registered_log_is_refused(
     with pytest.raises(LogMissing):
         await open_log(redis, archive, partitions=PARTITIONS)
     assert await redis.keys("*") == []
+
+
+async def test_a_log_whose_database_was_made_anew_is_adopted_whole(
+    store: EventStore, redis: Redis, archive: Archive, engine: AsyncEngine
+) -> None:
+    job = ref()
+    await store.append(job, PROJECT, [queued()], expected_version=0)
+    async with engine.begin() as connection:
+        await connection.execute(text("DELETE FROM headrace.log_partitions"))
+    adopted = await open_log(redis, archive, partitions=PARTITIONS)
+    assert len(await adopted.read_job(job)) == 1
+
+
+async def test_a_trimmed_log_without_its_archive_is_refused(
+    store: EventStore, redis: Redis, archive: Archive, engine: AsyncEngine
+) -> None:
+    await store.append(ref(), PROJECT, [queued()], expected_version=0)
+    await redis.xtrim(store.keys(TENANT).log, maxlen=0, approximate=False)
+    async with engine.begin() as connection:
+        await connection.execute(text("DELETE FROM headrace.log_partitions"))
+    with pytest.raises(LogUnverified, match="only 0 of 1 events"):
+        await open_log(redis, archive, partitions=PARTITIONS)
+
+
+async def test_the_number_of_partitions_is_fixed_when_the_log_is_made(
+    store: EventStore, redis: Redis, archive: Archive
+) -> None:
+    with pytest.raises(ServerUnsuitable, match="has 4 partitions, not 8"):
+        await open_log(redis, archive, partitions=8)
+
+
+async def test_an_opener_that_died_between_redis_and_postgres_is_followed_by_one_that_goes_on(
+    store: EventStore, redis: Redis, archive: Archive, engine: AsyncEngine
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE headrace.log_partitions SET state = 'creating'"))
+    await open_log(redis, archive, partitions=PARTITIONS)
+    assert {one.state for one in await archive.registered()} == {"open"}
+
+
+async def test_a_redis_that_may_evict_events_is_refused(redis: Redis, archive: Archive) -> None:
+    await redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(ServerUnsuitable, match="noeviction"):
+            await open_log(redis, archive, partitions=PARTITIONS)
+    finally:
+        await redis.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_command_waits_for_the_log_and_appends_once_though_answers_were_lost(
+    handler: CommandHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ref()
+    await handler.handle(job, RequestBuild(TENANT, "ann", PROJECT, "a list"))
+    append, lost = handler.store.append, [1, 2]
+
+    async def appended_but_unanswered(*args: Any, **kwargs: Any) -> Appended:
+        done = await append(*args, **kwargs)
+        if lost:
+            lost.pop()
+            raise RedisUnavailable("the connection broke")
+        return done
+
+    monkeypatch.setattr(handler.store, "append", appended_but_unanswered)
+    handled = await handler.handle(job, StartJob("w1", 1), patience_s=60)
+    assert handled.job.version == 2
+    assert len(await handler.store.read_job(job)) == 2
 
 
 async def test_a_ready_event_without_its_number_is_refused(store: EventStore) -> None:

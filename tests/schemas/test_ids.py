@@ -125,4 +125,5 @@ def test_what_is_no_position_is_refused_in_few_words(text: str) -> None:
 
 def test_positions_of_a_partition_are_ordered_by_epoch_and_then_sequence() -> None:
     ordered = [Position(0, 1, 9), Position(0, 1, 10), Position(0, 2, 1), Position(0, 10, 1)]
-    assert sorted(ordered[::-1]) == ordered
+    mixed = [ordered[number] for number in (2, 0, 3, 1)]
+    assert sorted(mixed) == ordered

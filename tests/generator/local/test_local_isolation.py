@@ -1,8 +1,11 @@
 """A sandbox of this machine reaches neither the host nor more of it than its share."""
 
 import os
+import shutil
 import socket
 import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,10 +33,25 @@ pytestmark = pytest.mark.anyio
 PREFIX = os.path.realpath(sys.base_prefix)
 SECRET = "sk-a-key-that-must-not-leak"
 
-# Isolation
+# Isolation, all of it asked of one sandbox
 
 
-async def test_nothing_of_the_host_can_be_reached_over_a_network(sandbox: LocalSandbox) -> None:
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="hr-"))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+async def inside(home: Path, isolation_is_possible: None) -> AsyncIterator[LocalSandbox]:
+    runtime = LocalRuntime(home / "state", home / "run", SMALL)
+    sandbox = await runtime.create(metadata={}, timeout_s=120)
+    yield sandbox
+    await runtime.kill(sandbox.sandbox_id)
+
+
+async def test_nothing_of_the_host_can_be_reached_over_a_network(inside: LocalSandbox) -> None:
     with socket.create_server(("0.0.0.0", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         name = f"\0headrace-test-{os.getpid()}"
         unix.bind(name)
@@ -59,31 +77,30 @@ for host in ("127.0.0.1", {own!r}, "10.0.2.2", "169.254.169.254", "1.1.1.1"):
 print(attempt(socket.AF_UNIX, {name!r}))
 print([name for _, name in socket.if_nameindex()])
 """
-        assert (await python(sandbox, tries)).splitlines() == ["refused"] * 6 + ["['lo']"]
+        assert (await python(inside, tries)).splitlines() == ["refused"] * 6 + ["['lo']"]
 
 
 async def test_no_file_of_the_host_is_visible_but_programs(
-    sandbox: LocalSandbox, state_dir: Path, run_dir: Path
+    inside: LocalSandbox, home: Path
 ) -> None:
-    repo = Path(__file__).parents[2]
+    repo = Path(__file__).parents[3]
     hidden = [
         Path("/etc/shadow"),
         repo,
-        state_dir,
-        run_dir,
+        home,
         Path("/sys"),
         Path("/var"),
         Path("/boot"),
     ]
     assert all(path.exists() for path in hidden)
     for path in hidden:
-        assert (await sandbox.run(f"ls -d '{path}'", timeout_s=10)).exit_code != 0
-    mounted = await output(sandbox, "cut -d' ' -f5 /proc/self/mountinfo | grep -v -e /dev -e /proc")
+        assert (await inside.run(f"ls -d '{path}'", timeout_s=10)).exit_code != 0
+    mounted = await output(inside, "cut -d' ' -f5 /proc/self/mountinfo | grep -v -e /dev -e /proc")
     allowed = {"/", "/usr", "/etc/alternatives", "/etc/ld.so.cache", "/tmp", "/home/user", PREFIX}
     assert set(mounted.splitlines()) <= allowed | {"/bin", "/sbin", "/lib", "/lib64", "/lib32"}
 
 
-async def test_only_places_with_a_limit_can_be_written(sandbox: LocalSandbox) -> None:
+async def test_only_places_with_a_limit_can_be_written(inside: LocalSandbox) -> None:
     fill = """
 import os
 for line in open("/proc/self/mountinfo"):
@@ -102,11 +119,11 @@ for line in open("/proc/self/mountinfo"):
     except OSError:
         pass
 """
-    filled = (await python(sandbox, fill)).splitlines()
+    filled = (await python(inside, fill)).splitlines()
     assert sorted(filled) == ["limited /dev/shm", "limited /home/user", "limited /tmp"]
 
 
-async def test_no_setting_of_the_kernel_can_be_changed(sandbox: LocalSandbox) -> None:
+async def test_no_setting_of_the_kernel_can_be_changed(inside: LocalSandbox) -> None:
     # Settings of namespaces that are the sandbox's own (IPC, process ids) do not count.
     scan = """
 import os
@@ -130,28 +147,28 @@ for path in ("/dev/null", "/usr/bin/env", "/etc/alternatives"):
     except OSError:
         pass
 """
-    assert await python(sandbox, scan) == ""
+    assert await python(inside, scan) == ""
 
 
 async def test_for_the_kernel_too_a_sandbox_is_nobody_in_particular(
-    sandbox: LocalSandbox, state_dir: Path
+    inside: LocalSandbox, home: Path
 ) -> None:
-    info = info_of(state_dir, sandbox)
+    info = info_of(home / "state", inside)
     users: set[int] = set()
     for pid, fd in processes_of(info).items():
         if pid != info["pid"]:
             users.update(map(int, status_of(pid)["Uid"].split()))
         os.close(fd)
     assert 0 not in users
-    inside = await output(sandbox, "grep -E '^(Cap|NoNew|Groups)' /proc/self/status")
-    values = {line.partition(":")[0]: line.partition(":")[2].strip() for line in inside.split("\n")}
+    shown = await output(inside, "grep -E '^(Cap|NoNew|Groups)' /proc/self/status")
+    values = {line.partition(":")[0]: line.partition(":")[2].strip() for line in shown.split("\n")}
     assert values.pop("NoNewPrivs") == "1"
     assert values.pop("Groups") == ""
     assert set(values.values()) == {"0" * 16}
 
 
 async def test_no_program_of_the_host_can_be_overwritten_through_its_process(
-    sandbox: LocalSandbox,
+    inside: LocalSandbox,
 ) -> None:
     # A running bubblewrap would show as /proc/1/exe, a file on a writable mount of the host.
     tries = """
@@ -161,13 +178,13 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     flags = os.statvfs(f"/proc/{pid}/exe").f_flag
     print("read-only" if flags & os.ST_RDONLY else "writable", os.path.basename(path))
 """
-    seen = (await python(sandbox, tries)).splitlines()
+    seen = (await python(inside, tries)).splitlines()
     assert len(seen) >= 2
     assert all(line.startswith("read-only") for line in seen)
 
 
-async def test_no_namespace_can_be_made_inside(sandbox: LocalSandbox) -> None:
-    result = await sandbox.run("unshare --user --map-root-user true", timeout_s=10)
+async def test_no_namespace_can_be_made_inside(inside: LocalSandbox) -> None:
+    result = await inside.run("unshare --user --map-root-user true", timeout_s=10)
     assert result.exit_code != 0
 
 

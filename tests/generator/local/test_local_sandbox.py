@@ -15,6 +15,7 @@ from generator.sandbox import PREVIEW_PORT, PROJECT_DIR, SandboxRuntime, Stream
 from generator.sandboxes import agent, agent_commands
 from generator.sandboxes.local import LocalRuntime
 from generator.sandboxes.local_sandbox import LocalSandbox
+from generator.sandboxes.registry import Info
 from tests.generator.local.probes import (
     ECHO,
     IMPORTS,
@@ -38,6 +39,16 @@ pytestmark = pytest.mark.anyio
 # The life of a sandbox
 
 
+async def busy_processes(sandbox: LocalSandbox, info: Info) -> dict[int, int]:
+    """The processes of a sandbox that does all it can to keep some of them."""
+    await sandbox.run("mkfifo ready", timeout_s=10)
+    await sandbox.start("setsid sh -c 'echo >ready; sleep 1000' & sleep 1000", log_path="log")
+    await output(sandbox, "cat ready")
+    processes = processes_of(info)
+    assert len(processes) >= 5
+    return processes
+
+
 async def test_a_sandbox_is_found_again_by_another_process(
     sandbox: LocalSandbox, state_dir: Path, run_dir: Path
 ) -> None:
@@ -57,7 +68,7 @@ anyio.run(main)
 async def test_a_sandbox_ends_at_its_time_without_any_worker(
     runtime: LocalRuntime, state_dir: Path, run_dir: Path
 ) -> None:
-    sandbox = await runtime.create(metadata={}, timeout_s=1)
+    sandbox = await runtime.create(metadata={}, timeout_s=2)
     info = info_of(state_dir, sandbox)
     await all_ended(processes_of(info))
     assert remains(state_dir, run_dir, info) == []
@@ -68,10 +79,8 @@ async def test_a_sandbox_ends_at_its_time_without_any_worker(
 async def test_killing_leaves_no_process_socket_folder_or_cgroup(
     runtime: LocalRuntime, sandbox: LocalSandbox, state_dir: Path, run_dir: Path
 ) -> None:
-    await sandbox.start("setsid sleep 1000 & sleep 1000", log_path="log")
     info = info_of(state_dir, sandbox)
-    processes = processes_of(info)
-    assert len(processes) >= 5
+    processes = await busy_processes(sandbox, info)
     assert await runtime.kill(sandbox.sandbox_id) is True
     del processes[info["pid"]]  # the supervisor itself, which may be exiting still
     assert len(select.select(list(processes.values()), [], [], 0)[0]) == len(processes)
@@ -81,9 +90,8 @@ async def test_killing_leaves_no_process_socket_folder_or_cgroup(
 async def test_a_killed_supervisor_takes_its_sandbox_along_and_is_cleaned_up_after(
     runtime: LocalRuntime, sandbox: LocalSandbox, state_dir: Path, run_dir: Path
 ) -> None:
-    await sandbox.start("setsid sleep 1000 & sleep 1000", log_path="log")
     info = info_of(state_dir, sandbox)
-    processes = processes_of(info)
+    processes = await busy_processes(sandbox, info)
     os.kill(info["pid"], signal.SIGKILL)
     await all_ended(processes)
     assert remains(state_dir, run_dir, info) != []

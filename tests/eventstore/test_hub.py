@@ -1,0 +1,149 @@
+"""Following a job: every event in order, each from where the follower is, and nothing missed."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import anyio
+import pytest
+from redis.asyncio import Redis
+
+from eventstore import CommandHandler, Hub, JobEntry, JobEvent, ProgressLine, connect_redis
+from eventstore.connection import MAX_CONNECTIONS
+from schemas import JobRef, Phase
+from schemas.commands import CompletePhase, RequestBuild, StartJob, StartPhase
+from service.embedded import Servers
+
+TENANT = "acme"
+
+
+@pytest.fixture
+async def hub(handler: CommandHandler, servers: Servers) -> AsyncIterator[Hub]:
+    bells = connect_redis(servers.redis_url)
+    listening = Hub(handler.store, bells)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listening.run)
+        yield listening
+        tasks.cancel_scope.cancel()
+    await bells.aclose()
+
+
+async def started(handler: CommandHandler) -> JobRef:
+    """A job with two events."""
+    ref = JobRef(TENANT, str(uuid4()))
+    await handler.handle(ref, RequestBuild(TENANT, "ann", "shop", "a list"))
+    await handler.handle(ref, StartJob("w1", 1))
+    return ref
+
+
+async def walk(handler: CommandHandler, ref: JobRef) -> None:
+    """Eight more events."""
+    for phase in Phase:
+        await handler.handle(ref, StartPhase(phase))
+        await handler.handle(ref, CompletePhase(phase, duration_ms=1))
+
+
+async def take(hub: Hub, ref: JobRef, count: int, after: str = "0-0") -> list[JobEntry]:
+    taken: list[JobEntry] = []
+    with anyio.fail_after(20):
+        async for entry in hub.follow(ref, after):
+            taken.append(entry)
+            if len(taken) == count:
+                break
+    return taken
+
+
+async def test_a_follower_gets_the_history_and_then_what_comes(
+    handler: CommandHandler, hub: Hub
+) -> None:
+    ref = await started(handler)
+    seen: list[str] = []
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            async for entry in hub.follow(ref):
+                seen.append(entry.id)
+                if entry.id == "2-0":
+                    tasks.start_soon(walk, handler, ref)
+                if entry.id == "10-0":
+                    break
+    assert seen == [f"{version}-0" for version in range(1, 11)]
+
+
+async def test_a_follower_resumes_exactly_behind_the_entry_it_has(
+    handler: CommandHandler, hub: Hub
+) -> None:
+    ref = await started(handler)
+    await walk(handler, ref)
+    assert [entry.id for entry in await take(hub, ref, 3, after="4-0")] == ["5-0", "6-0", "7-0"]
+
+
+async def test_events_and_progress_come_in_the_order_in_which_they_were_written(
+    handler: CommandHandler, hub: Hub
+) -> None:
+    ref = JobRef(TENANT, str(uuid4()))
+    await handler.handle(ref, RequestBuild(TENANT, "ann", "shop", "a list"))
+    store = handler.store
+    (claim,) = await store.claim(store.partition(TENANT), "w1", free_slots=1, lease_ms=60_000)
+    await store.progress(claim, "log", {"text": "hello"}, time=datetime.now(UTC))
+    await handler.handle(ref, StartJob("w1", 1), claim=claim)
+    first, line, second = await take(hub, ref, 3)
+    assert isinstance(first, JobEvent)
+    assert isinstance(line, ProgressLine)
+    assert (line.id, line.kind, line.data) == ("1-1", "log", b'{"text":"hello"}')
+    assert isinstance(second, JobEvent)
+    assert second.event.type == "JobStarted"
+
+
+async def test_two_followers_see_the_same(handler: CommandHandler, hub: Hub) -> None:
+    ref = await started(handler)
+    seen: list[list[str]] = []
+
+    async def follow() -> None:
+        seen.append([entry.id for entry in await take(hub, ref, 10)])
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(follow)
+        tasks.start_soon(walk, handler, ref)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 10
+
+
+async def test_a_follower_survives_the_loss_of_every_connection(
+    handler: CommandHandler, hub: Hub, redis: Redis
+) -> None:
+    ref = await started(handler)
+    seen: list[str] = []
+    with anyio.fail_after(20):
+        async for entry in hub.follow(ref):
+            seen.append(entry.id)
+            if entry.id == "2-0":
+                await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")  # type: ignore[no-untyped-call]
+                await walk(handler, ref)
+            if entry.id == "10-0":
+                break
+    assert seen == [f"{version}-0" for version in range(1, 11)]
+
+
+async def test_the_number_of_connections_does_not_grow_with_the_followers(
+    handler: CommandHandler, hub: Hub, redis: Redis
+) -> None:
+    ref = await started(handler)
+    await take(hub, ref, 2)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(200):
+            tasks.start_soon(take, hub, ref, 10)
+        await walk(handler, ref)
+    used = len(await redis.client_list(_type="normal"))
+    the_hub, others = 1, 1
+    assert used <= MAX_CONNECTIONS + the_hub + others
+
+
+async def test_bells_that_were_missed_cost_nothing_but_a_look(
+    handler: CommandHandler, hub: Hub, redis: Redis
+) -> None:
+    ref = await started(handler)
+    await redis.delete(handler.store.keys(TENANT).bell)
+    await walk(handler, ref)
+    assert len(await take(hub, ref, 10)) == 10

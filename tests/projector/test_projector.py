@@ -1,0 +1,384 @@
+"""From the log to the tables, against the real servers."""
+
+from typing import ClassVar, cast
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from redis.asyncio import Redis
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from uuid6 import uuid7
+
+from eventstore import Archive, EventStore, Hub, LogEntry, PostgresUnavailable, open_log
+from projector import HistoryBroken, Projector, job_by_id, row_of
+from schemas import JobRef, Phase, Position, Status, fold
+from schemas.events import Known, Payload, PhaseCompleted
+from service.embedded import Servers
+from tests.conftest import PARTITIONS
+from tests.histories import (
+    TENANT,
+    all_completed,
+    build,
+    job_histories,
+    new,
+    queued,
+    ready,
+    repaired_build,
+    started,
+)
+from tests.projector.contents import contents, execute, folded, scalar
+from tests.projector.processes import another_process, blocked_backend, until
+from tests.projector.writing import ONE_PER_PARTITION, write
+
+pytestmark = pytest.mark.anyio
+
+OUR_PARTITION = ONE_PER_PARTITION.index(TENANT)
+
+
+async def write_mixed(store: EventStore) -> int:
+    """Two jobs each of three tenants, in each other's midst; how many events that is.
+
+    Two of the tenants share a partition, and so do their jobs' events.
+    """
+    tenants = ("acme", "globex", "initech")
+    first, second = all_completed(), repaired_build(2)
+    ahead = [await write(store, first, tenant=tenant) for tenant in tenants]
+    behind = [await write(store, second[:4], tenant=tenant) for tenant in tenants]
+    for tenant, job in zip(tenants, ahead, strict=True):
+        await write(store, [ready(1)], tenant=tenant, job=job.job, after=len(first))
+    for tenant, job in zip(tenants, behind, strict=True):
+        await write(store, second[4:], tenant=tenant, job=job.job, after=4)
+    return len(tenants) * (len(first) + 1 + len(second))
+
+
+async def refuse_writes_to(engine: AsyncEngine, table: str) -> None:
+    """From now on the database refuses every insert into `table`."""
+    await execute(
+        engine,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'refused by a trigger'; END $$",
+        f"CREATE TRIGGER refuse BEFORE INSERT ON {table} EXECUTE FUNCTION refuse()",
+    )
+
+
+# --- one batch is one transaction ----------------------------------------------------------------
+
+
+async def test_a_batch_moves_archive_rows_and_checkpoint_together(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    job = await write(store, build())
+    assert await projector.fold_batch(OUR_PARTITION) == len(build())
+    found = await contents(engine)
+    assert found == await folded(store)
+    assert [row["id"] for row in found["jobs"]] == [job.job]
+    assert [event["version"] for event in found["events"]] == list(range(1, len(build()) + 1))
+    assert [row["seq"] for row in found["checkpoints"]] == [len(build())]
+
+
+async def test_an_empty_log_moves_nothing(engine: AsyncEngine, projector: Projector) -> None:
+    assert await projector.catch_up() == 0
+    assert await contents(engine) == {"jobs": [], "checkpoints": [], "events": []}
+
+
+@pytest.mark.parametrize("table", ["headrace.events", "jobs", "checkpoints"])
+async def test_a_batch_refused_at_any_table_moves_nothing_and_goes_through_later(
+    store: EventStore, engine: AsyncEngine, projector: Projector, table: str
+) -> None:
+    job = await write(store, all_completed())
+    await projector.catch_up()
+    before = await contents(engine)
+    await write(store, [ready()], job=job.job, after=len(all_completed()))
+    await write(store, [queued()])
+    await refuse_writes_to(engine, table)
+    with pytest.raises(Exception, match="refused by a trigger"):
+        await projector.fold_batch(OUR_PARTITION)
+    assert await contents(engine) == before
+    await execute(engine, f"DROP TRIGGER refuse ON {table}")
+    assert await projector.catch_up() == 2
+    assert await contents(engine) == await folded(store)
+
+
+async def test_a_second_job_with_a_build_number_that_is_taken_moves_nothing(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    await write(store, build())
+    await projector.catch_up()
+    await execute(engine, "UPDATE jobs SET build_number = 2")
+    before = await contents(engine)
+    await write(store, build(2))
+    with pytest.raises(DBAPIError, match="jobs_build_number"):
+        await projector.fold_batch(OUR_PARTITION)
+    assert await contents(engine) == before
+
+
+async def test_a_hole_in_a_history_is_refused_and_nothing_moves(
+    store: EventStore, engine: AsyncEngine, projector: Projector, redis: Redis
+) -> None:
+    await write(store, [queued()])
+    await write(store, build())
+    await redis.xdel(store.keys(TENANT).log, "1-3")
+    with pytest.raises(HistoryBroken, match="version 2 expected, 3 found"):
+        await projector.fold_batch(OUR_PARTITION)
+    assert await contents(engine) == {"jobs": [], "checkpoints": [], "events": []}
+
+
+@pytest.mark.parametrize("table", ["headrace.events", "jobs", "checkpoints"])
+async def test_postgres_ending_in_the_middle_of_a_batch_is_told_as_such_and_moves_nothing(
+    store: EventStore,
+    engine: AsyncEngine,
+    projector: Projector,
+    servers: Servers,
+    database_url: str,
+    table: str,
+) -> None:
+    await write(store, build())
+
+    async def fold() -> None:
+        with pytest.raises(PostgresUnavailable):
+            await projector.fold_batch(OUR_PARTITION)
+
+    async with (
+        another_process(servers, database_url) as other,
+        anyio.create_task_group() as tasks,
+        other.engine.begin() as holding,
+    ):
+        await holding.exec_driver_sql(f"LOCK TABLE {table} IN SHARE MODE")
+        tasks.start_soon(fold)
+        pid = await blocked_backend(other.engine)
+        await execute(other.engine, f"SELECT pg_terminate_backend({pid})")
+    assert await contents(engine) == {"jobs": [], "checkpoints": [], "events": []}
+    assert await projector.catch_up() == len(build())
+
+
+# --- seeing an event twice -----------------------------------------------------------------------
+
+
+async def test_folding_again_what_was_folded_changes_nothing(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    await write_mixed(store)
+    await projector.catch_up()
+    before = await contents(engine)
+    assert await projector.catch_up() == 0
+    assert await Projector(store, engine).catch_up() == 0
+    assert await contents(engine) == before
+
+
+async def test_a_projector_that_was_overtaken_since_it_read_drops_what_it_has(
+    store: EventStore, engine: AsyncEngine, projector: Projector, redis: Redis, archive: Archive
+) -> None:
+    job = await write(store, all_completed())
+    slow = await open_log(redis, archive, partitions=PARTITIONS)
+    read_log = slow.read_log
+
+    async def overtaken(
+        partition: int, after: Position | None, *, count: int = 500
+    ) -> list[LogEntry]:
+        entries = await read_log(partition, after, count=count)
+        await write(store, [ready()], job=job.job, after=len(all_completed()))
+        await projector.catch_up()
+        return entries
+
+    slow.read_log = overtaken  # type: ignore[method-assign]
+    assert await Projector(slow, engine).fold_batch(OUR_PARTITION) == 0
+    assert await contents(engine) == await folded(store)
+
+
+async def test_three_projectors_at_once_make_the_rows_of_one(
+    store: EventStore,
+    engine: AsyncEngine,
+    servers: Servers,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("projector.projector.BATCH", 3)
+    events = await write_mixed(store)
+
+    async def fold_until_all_is_there(projector: Projector) -> None:
+        while await scalar(engine, "SELECT count(*) FROM headrace.events") < events:
+            for partition in range(PARTITIONS):
+                await projector.fold_batch(partition)
+
+    async with (
+        another_process(servers, database_url) as one,
+        another_process(servers, database_url) as two,
+        another_process(servers, database_url) as three,
+        anyio.create_task_group() as tasks,
+    ):
+        for process in (one, two, three):
+            tasks.start_soon(fold_until_all_is_there, process.projector)
+    assert await contents(engine) == await folded(store)
+
+
+async def test_a_partition_that_another_projector_holds_is_left_to_it(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    await write(store, [queued()])
+    await write(store, [queued()], tenant="initech")
+    await execute(engine, f"INSERT INTO headrace.fold_lock VALUES ({OUR_PARTITION})")
+    async with engine.begin() as other:
+        await other.exec_driver_sql("SELECT * FROM headrace.fold_lock FOR UPDATE")
+        assert await projector.fold_batch(OUR_PARTITION) == 0
+        assert await projector.fold_batch(ONE_PER_PARTITION.index("initech")) == 1
+    assert await projector.fold_batch(OUR_PARTITION) == 1
+
+
+# --- cuts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+async def test_batches_cut_anywhere_make_the_same_rows(
+    store: EventStore,
+    engine: AsyncEngine,
+    projector: Projector,
+    size: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("projector.projector.BATCH", size)
+    assert await write_mixed(store) == await projector.catch_up()
+    assert await contents(engine) == await folded(store)
+
+
+@given(history=job_histories())
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+async def test_any_history_becomes_the_row_that_its_fold_says(
+    store: EventStore, engine: AsyncEngine, projector: Projector, history: list[Known]
+) -> None:
+    project = f"p-{uuid7()}"  # every example is a project's first build
+    job = await write(store, history, project=project)
+    await projector.catch_up()
+    async with engine.connect() as connection:
+        found = await job_by_id(connection, TENANT, job.job)
+    expected = fold(await store.read_job(job))
+    assert found is not None
+    assert expected is not None
+    assert found == row_of(expected, Position.parse(found.position))
+
+
+async def test_folding_while_events_arrive_makes_the_same_rows(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    history = repaired_build()
+    job = await write(store, history[:1])
+    for version, payload in enumerate(history[1:], start=1):
+        if version % 3:
+            await projector.catch_up()
+            found = await contents(engine)
+            assert [row["version"] for row in found["jobs"]] == [version]
+        await write(store, [payload], job=job.job, after=version)
+    await projector.catch_up()
+    assert await contents(engine) == await folded(store)
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+class Sketched(Payload):
+    """An event type of a newer writer, with everything that JSON can do to a reader."""
+
+    type: ClassVar[str] = "Sketched"
+    strokes: list[dict[str, list[int]]]
+    nothing: list[int]
+    text: str
+    number: float
+
+
+def sketched() -> Known:
+    return cast(
+        "Known",
+        Sketched(
+            strokes=[{}, {"a": []}, {"": [2**100, -(2**63) - 1]}],
+            nothing=[],
+            text="🙂 \u2028 \\u0041 \x7f ü",
+            number=1e22,
+        ),
+    )
+
+
+async def test_payloads_stand_in_the_archive_exactly_as_they_were_appended(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    evidence = {"🙂": 2**100, "one": 1, "one point": 1.0, "": "\u2028\t\\", "none": None}
+    payloads: list[Known] = [
+        queued(goal="ein Gästebuch 🙂 \u2028 \\u0041"),
+        started(),
+        PhaseCompleted(phase=Phase.SCAFFOLD, duration_ms=1, evidence=evidence),
+        sketched(),
+    ]
+    job = await write(store, payloads)
+    await projector.catch_up()
+    archived = (await contents(engine))["events"]
+    assert [event["data"] for event in archived] == [
+        event.data for event in new(payloads, job=job.job)
+    ]
+    assert b'"nothing":[]' in archived[3]["data"]
+    assert str(2**100).encode() in archived[3]["data"]
+    assert await store.archive.read_job(TENANT, job.job) == await store.read_job(job)
+
+
+async def test_the_view_for_people_shows_the_payload_as_json(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    await write(store, [queued(goal="ein Gästebuch 🙂")])
+    await projector.catch_up()
+    assert await scalar(engine, "SELECT data->>'goal' FROM headrace.events_json") == (
+        "ein Gästebuch 🙂"
+    )
+
+
+async def test_an_event_of_an_unknown_type_moves_version_and_position_of_its_row(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    job = await write(store, [queued(), sketched(), started()])
+    await projector.catch_up()
+    (row,) = (await contents(engine))["jobs"]
+    assert (row["id"], row["version"], row["attempt"]) == (job.job, 3, 1)
+    assert row["position"] == f"{OUR_PARTITION}:1-3"
+
+
+async def test_a_ready_job_has_its_four_sandbox_columns_in_the_table(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    await write(store, build())
+    await projector.catch_up()
+    async with engine.connect() as connection:
+        found = await connection.exec_driver_sql(
+            "SELECT sandbox_id, preview_url, build_version, workspace_path FROM public.jobs"
+        )
+        assert [tuple(row) for row in found] == [
+            ("sb-1", "https://8080-sb-1.example", "build_v0_1", "/home/user/project")
+        ]
+
+
+# --- run -----------------------------------------------------------------------------------------
+
+
+async def until_folded(engine: AsyncEngine, job: JobRef, status: Status) -> None:
+    """Return when the job's row says `status`."""
+
+    async def there() -> bool:
+        async with engine.connect() as connection:
+            row = await job_by_id(connection, job.tenant, job.job)
+        return row is not None and row.status is status
+
+    await until(there)
+
+
+async def test_a_running_projector_follows_every_partition(
+    store: EventStore, engine: AsyncEngine, projector: Projector, redis: Redis
+) -> None:
+    hub = Hub(store, redis)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.run)
+        tasks.start_soon(projector.run, hub)
+        for tenant in ONE_PER_PARTITION:
+            job = await write(store, [queued()], tenant=tenant)
+            await until_folded(engine, job, Status.QUEUED)
+            await write(store, [started()], tenant=tenant, job=job.job, after=1)
+            await until_folded(engine, job, Status.STARTING)
+        tasks.cancel_scope.cancel()
+    assert await contents(engine) == await folded(store)
