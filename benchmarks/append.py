@@ -7,6 +7,7 @@ no owner, no second stream, no bell. It is the ceiling, not a rival.
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -26,12 +27,12 @@ BATCH = 8
 Write = Callable[[int], Awaitable[None]]
 
 
-def bench_append(target: Target) -> list[Row]:
-    """Sequential, sixteen at once, and eight events an append."""
-    return target.measure(_measure)
+def bench_append(target: Target, *, events: int = EVENTS) -> list[Row]:
+    """Sequential, sixteen at once, and eight events an append; `events` a round and side."""
+    return target.measure(partial(_measure, events))
 
 
-async def _measure(store: EventStore) -> list[Row]:
+async def _measure(events: int, store: EventStore) -> list[Row]:
     rows: list[Row] = []
     for metric, writers, batch, beside in (
         ("append_sequential", 1, 1, "XADD"),
@@ -41,15 +42,15 @@ async def _measure(store: EventStore) -> list[Row]:
         ours: list[Round] = []
         theirs: list[Round] = []
         for _ in range(ROUNDS):  # alternating: both sides see the same weather
-            theirs.append(await _round(_raw_writers(store, writers, batch), batch))
-            ours.append(await _round(await _appenders(store, writers, batch), batch))
+            theirs.append(await _round(_raw_writers(store, writers, batch), batch, events))
+            ours.append(await _round(await _appenders(store, writers, batch), batch, events))
         rows += compared(metric, ours, beside, theirs)
     return rows
 
 
-async def _round(writers: list[Write], batch: int) -> Round:
+async def _round(writers: list[Write], batch: int, events: int) -> Round:
     latencies_ms: list[float] = []
-    calls = EVENTS // batch // len(writers)
+    calls = events // batch // len(writers)
 
     async def write(one: Write) -> None:
         for number in range(calls):

@@ -12,9 +12,9 @@ import structlog
 from eventstore import Claim, CommandHandler, Handled, RedisUnavailable
 from generator.artifacts import ArtifactStore
 from generator.errors import SandboxError
-from generator.output import MAX_LINE_CHARS, clean, tail
 from generator.runner import Runner
-from generator.sandbox import OnOutput, Sandbox, SandboxRuntime, SandboxRuntimeFactory, Stream
+from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory, Stream
+from generator.transcript import Transcript
 from generator.workspace import Workspace
 from schemas import Command, Job
 
@@ -90,15 +90,13 @@ class Build:
         """Show that a file was written."""
         await self.note("file", {"path": path, "size_bytes": size_bytes})
 
-    def on_output(self) -> OnOutput:
+    def transcript(self) -> Transcript:
         """Shows what a command of the current phase prints."""
 
         async def show(stream: Stream, text: str) -> None:
-            if shown := clean(text).strip("\n"):
-                shown = tail(shown, MAX_LINE_CHARS)
-                await self.note("log", {"phase": self.job.status, "stream": stream, "text": shown})
+            await self.note("log", {"phase": self.job.status, "stream": stream, "text": text})
 
-        return show
+        return Transcript(show)
 
     @property
     def workspace_path(self) -> Path:

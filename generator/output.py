@@ -20,3 +20,9 @@ def tail(text: str, chars: int) -> str:
     cut = text[-chars:]
     newline = cut.find("\n")
     return cut[newline + 1 :] if 0 <= newline < len(cut) - 1 else cut
+
+
+def last_line(text: str) -> str:
+    """`: …` with the last line that says something, to end a sentence with; "" without one."""
+    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    return f": {line[:200]}" if line else ""

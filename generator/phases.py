@@ -12,7 +12,7 @@ import anyio
 from generator.app_manifest import app_commands
 from generator.build import Build
 from generator.errors import CheckFailed, CommandTimeout, RunnerFailed
-from generator.output import clean, tail
+from generator.output import clean, last_line, tail
 from generator.probe import probe
 from generator.runner import RunnerTask
 from generator.sandbox import PREVIEW_PORT, CommandResult, Sandbox
@@ -89,11 +89,12 @@ async def checks(build: Build) -> CompletePhase:
     url = build.sandbox.preview_url(PREVIEW_PORT)
     found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
     if found.failure is not None:
+        output = await _server_output(build)
         raise CheckFailed(
-            f"the app was started but {found.failure}",
+            f"the app was started but {found.failure}{last_line(output)}",
             command=commands.start,
             exit_code=None,
-            output=await _server_output(build),
+            output=output,
         )
     return CompletePhase(
         Phase.CHECKS,
@@ -137,7 +138,7 @@ async def _prepare_sandbox(build: Build) -> dict[str, str | int]:
     upload_ms = _ms(started) - create_ms
     install = app_commands(files).install
     if install is not None:
-        await _run(build, install, build.deadlines.install_s, "its installation fails")
+        await _run(build, install, build.deadlines.install_s, "the app cannot be installed")
     return {
         "sandbox_id": build.sandbox.sandbox_id,
         "create_ms": create_ms,
@@ -176,10 +177,12 @@ async def _create_sandbox(build: Build) -> Sandbox:
 
 async def _run(build: Build, command: str, timeout_s: float, failure: str) -> CommandResult:
     assert build.sandbox is not None  # noqa: S101 - callers made one
+    transcript = build.transcript()
     try:
         result = await build.sandbox.run(
-            command, timeout_s=timeout_s, env=build.app_environment, on_output=build.on_output()
+            command, timeout_s=timeout_s, env=build.app_environment, on_output=transcript.take
         )
+        await transcript.flush()
     except CommandTimeout as error:
         raise CheckFailed(
             f"{failure}: `{command}` did not end within {timeout_s:g} s",
@@ -188,11 +191,12 @@ async def _run(build: Build, command: str, timeout_s: float, failure: str) -> Co
             output=tail(clean(error.output), MAX_OUTPUT_CHARS),
         ) from error
     if result.exit_code != 0:
+        output = tail(clean(result.output), MAX_OUTPUT_CHARS)
         raise CheckFailed(
-            f"{failure}: `{command}` ended with exit code {result.exit_code}",
+            f"{failure}: `{command}` ended with exit code {result.exit_code}{last_line(output)}",
             command=command,
             exit_code=result.exit_code,
-            output=tail(clean(result.output), MAX_OUTPUT_CHARS),
+            output=output,
         )
     return result
 

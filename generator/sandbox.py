@@ -50,12 +50,13 @@ class Sandbox(Protocol):
     async def write_files(self, files: Mapping[str, bytes]) -> None:
         """Write files by their path relative to `PROJECT_DIR`; parents are made, old content goes.
 
-        A path ending in `.sh` becomes executable. Raises `SandboxFull` when they do not fit.
+        A path ending in `.sh` becomes executable. Raises `BadPath` for one that leads elsewhere,
+        and `SandboxFull` when they do not fit.
         """
         ...
 
     async def read_file(self, path: str) -> bytes:
-        """The content of one file below `PROJECT_DIR`. Raises `FileNotFoundError`."""
+        """The content of one file below `PROJECT_DIR`. Raises `FileNotFoundError`, `BadPath`."""
         ...
 
     async def run(
@@ -69,8 +70,10 @@ class Sandbox(Protocol):
         """Run `command` with `/bin/sh -c` in `PROJECT_DIR` until it ends.
 
         A non-zero exit code is a result, not an error. `on_output` sees the output while it comes,
-        in order per stream. Raises `CommandTimeout` after `timeout_s`; the command's whole process
-        group has ended then, as it has when the caller is cancelled.
+        in order per stream; what it raises reaches the caller. A child that outlives its command
+        is ended, not waited for. Raises `CommandTimeout` after `timeout_s`; the command's whole
+        process group has ended then, as it has when the caller is cancelled. A sandbox that ends
+        under its command raises `SandboxGone`.
         """
         ...
 
@@ -110,7 +113,10 @@ class SandboxRuntime(Protocol):
         ...
 
     async def connect(self, sandbox_id: str) -> Sandbox:
-        """The living sandbox of that id, its end not moved. Raises `SandboxGone`."""
+        """The living sandbox of that id, its end not moved.
+
+        Raises `SandboxGone`, also for what cannot be an id.
+        """
         ...
 
     async def kill(self, sandbox_id: str) -> bool:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import postgres_errors
-from eventstore.archive import events_table, recorded
+from eventstore.archive import events_table, log_partitions_table, recorded
 from projector.fold import advance, row
 from projector.tables import checkpoints, fold_lock, jobs, metadata
 from schemas import Job, Position
@@ -56,8 +56,10 @@ async def rebuild(engine: AsyncEngine, *, on_progress: OnProgress | None = None)
     swap at its end; projectors wait, for they and the swap take the same locks.
     """
     with postgres_errors():
+        await _make_locks(engine)
         async with engine.begin() as connection:
-            await connection.execute(select(fold_lock).with_for_update())
+            locks = select(fold_lock).order_by(fold_lock.c.partition)
+            await connection.execute(locks.with_for_update())
             await connection.execute(text(f"CREATE SCHEMA {SHADOW}"))
             shadow = await connection.execution_options(schema_translate_map={None: SHADOW})
             await shadow.run_sync(metadata.create_all)
@@ -83,6 +85,10 @@ async def verify(
     with postgres_errors():
         async with engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
+            # Before the snapshot is taken and in the order of a rebuild: its swap comes either
+            # before all that is read here, or after.
+            tables = ", ".join(f"public.{table.name}" for table in metadata.sorted_tables)
+            await connection.execute(text(f"LOCK TABLE {tables} IN ACCESS SHARE MODE"))
             total = await _count(connection)
             live = await _live_rows(connection)
             seen = 0
@@ -98,6 +104,19 @@ async def verify(
             ]
             differences += await _compare_checkpoints(connection)
     return Replayed(seen, folded), differences[:1_000]
+
+
+async def _make_locks(engine: AsyncEngine) -> None:
+    """Rows to lock also for partitions that no projector has locked so far.
+
+    Without them the first batch of such a partition would be folded beside a rebuild, into the
+    tables that it drops. Committed at once, so that projectors skip these locks instead of waiting.
+    """
+    partitions = select(log_partitions_table.c.partition)
+    async with engine.begin() as connection:
+        await connection.execute(
+            insert(fold_lock).from_select(["partition"], partitions).on_conflict_do_nothing()
+        )
 
 
 def _compare(live: dict[str, Any] | None, expected: dict[str, Any]) -> list[Difference]:
@@ -139,12 +158,13 @@ async def _fold_checkpoints(connection: AsyncConnection) -> None:
 async def _compare_checkpoints(connection: AsyncConnection) -> list[Difference]:
     found = (await connection.execute(select(checkpoints))).all()
     live = {row.partition: Position(row.partition, row.epoch, row.seq) for row in found}
+    ends = {end.partition: end for end in await _archive_ends(connection)}
     return [
         Difference(
-            "-", f"checkpoint of partition {end.partition}", live.get(end.partition), end, None
+            "-", f"checkpoint of partition {number}", live.get(number), ends.get(number), None
         )
-        for end in await _archive_ends(connection)
-        if live.get(end.partition) != end
+        for number in sorted(live.keys() | ends.keys())
+        if live.get(number) != ends.get(number)
     ]
 
 
@@ -153,7 +173,7 @@ async def _archive_ends(connection: AsyncConnection) -> Sequence[Position]:
     table = events_table
     query = (
         select(table.c.partition, table.c.epoch, table.c.seq)
-        .distinct(table.c.partition)
+        .ext(distinct_on(table.c.partition))
         .order_by(table.c.partition, table.c.epoch.desc(), table.c.seq.desc())
     )
     return [Position(*found) for found in (await connection.execute(query)).all()]

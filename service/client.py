@@ -103,13 +103,22 @@ class Client:
 async def _entries(response: httpx.Response) -> AsyncGenerator[Entry, None]:
     """The entries of an event stream (WHATWG HTML, server-sent events)."""
     fields: dict[str, str] = {}
-    async for line in response.aiter_lines():
+    async for line in _lines(response):
         if line:
             name, _, value = line.partition(":")
             fields[name] = value.removeprefix(" ")
         elif "data" in fields:
             yield Entry(fields.get("id", ""), fields.get("event", ""), json.loads(fields["data"]))
             fields = {}
+
+
+async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
+    """Lines as our API ends them. httpx would also end one at U+2028, which JSON may hold."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode()
 
 
 def _api_error(response: httpx.Response) -> ApiError:

@@ -92,8 +92,9 @@ class Watched:
                 )
             case "ChecksFailed":
                 self._end("checks", "failed", at)
-                self.log.extend(data["output"].splitlines()[-LOG_LINES:])
-                return f"checks    failed: {data['command']}"
+                output = data["output"].splitlines()[-LOG_LINES:]
+                self.log.extend(output)
+                return "\n".join([f"checks    failed: {data['command']}", *map(_quoted, output)])
             case "CancelRequested":
                 self.status = "cancelling"
                 return f"cancelling, asked by {data['by']}"
@@ -116,7 +117,7 @@ class Watched:
         else:
             line = f"{kind}: {data}"
         self.log.extend(line.splitlines())
-        return "\n".join(f"          | {part}" for part in line.splitlines())
+        return "\n".join(map(_quoted, line.splitlines()))
 
     def _end(self, name: str, state: str, at: datetime) -> None:
         step = self.steps[name]
@@ -196,9 +197,14 @@ def summary(watched: Watched) -> str:
         phase = f" in {result['phase']}" if result["phase"] else ""
         return (
             f"[bold red]FAILED[/]{phase}: {escape(result['message'])}\n"
-            f"  Debug id   {escape(result['debug_id'])}"
+            f"  Debug id   {escape(result['debug_id'])}\n"
+            f"  History    ./headrace replay show {watched.job_id}"
         )
     return f"[bold yellow]CANCELLED[/] by {escape(result.get('by', '?'))}"
+
+
+def _quoted(line: str) -> str:
+    return f"          | {line}"
 
 
 def _remark(evidence: dict[str, Any]) -> str:

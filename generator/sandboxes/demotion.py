@@ -21,23 +21,31 @@ _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def become(uid: int, staged: Mapping[str, str]) -> None:
+def become(uid: int, *, mounts: Mapping[str, str], copies: Mapping[str, str]) -> None:
     """Turn this process, between fork and exec, into user `uid` without groups.
 
-    `staged` maps names to folders that the new user may be unable to reach, say below a private
-    /root: they appear as `STAGE/<name>` in a mount namespace of this process.
+    The new user may be unable to reach what it needs, say below a private /root. So in a mount
+    namespace of this process, the folders `mounts` and the files `copies` appear as
+    `STAGE/<name>`, the copies executable for everybody.
     """
-    if staged:
-        _call("unshare", _CLONE_NEWNS)
-        _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
-        # Opened before the stage covers what may hold them.
-        sources = {name: os.open(folder, os.O_PATH) for name, folder in staged.items()}
-        _call("mount", b"tmpfs", STAGE.encode(), b"tmpfs", 0, b"mode=755,size=64k")
-        for name, fd in sources.items():
-            place = f"{STAGE}/{name}"
-            os.mkdir(place)
-            _call("mount", f"/proc/self/fd/{fd}".encode(), place.encode(), None, _MS_BIND, None)
-            os.close(fd)
+    _call("unshare", _CLONE_NEWNS)
+    _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+    # Opened before the stage covers what may hold them.
+    folders = {name: os.open(folder, os.O_PATH) for name, folder in mounts.items()}
+    files = {name: os.open(file, os.O_RDONLY) for name, file in copies.items()}
+    _call("mount", b"tmpfs", STAGE.encode(), b"tmpfs", 0, b"mode=755,size=16m")
+    os.umask(0o022)
+    for name, fd in folders.items():
+        os.makedirs(f"{STAGE}/{name}")
+        place = f"{STAGE}/{name}".encode()
+        _call("mount", f"/proc/self/fd/{fd}".encode(), place, None, _MS_BIND, None)
+        os.close(fd)
+    for name, fd in files.items():
+        os.makedirs(os.path.dirname(f"{STAGE}/{name}"), exist_ok=True)
+        copy = os.open(f"{STAGE}/{name}", os.O_WRONLY | os.O_CREAT, 0o755)
+        os.sendfile(copy, fd, 0, os.fstat(fd).st_size)
+        os.close(copy)
+        os.close(fd)
     os.setgroups([])
     try:
         os.setresgid(uid, uid, uid)

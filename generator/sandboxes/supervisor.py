@@ -54,17 +54,20 @@ class Box:
             arguments += ["--perms", "0444", "--file", str(fd), path]
         command = [*spec["command"], str(inner.fileno()), json.dumps(limits)]
         theirs = [inner.fileno(), status, *files.values()]
-        self._process = subprocess.Popen(
-            # Its environment and its path can be read inside, through /proc: none, and a bare name.
-            ["bwrap", *arguments, "--remount-ro", "/", "--", *command],
-            executable=spec["bwrap"],
-            env={},
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            pass_fds=theirs,
-            preexec_fn=lambda: _enter(entrances, spec["uid"], spec["staged"]),
-        )
+        try:
+            self._process = subprocess.Popen(
+                # What can be read of it inside, through /proc: no variables and a bare name.
+                ["bwrap", *arguments, "--remount-ro", "/", "--", *command],
+                executable=spec["bwrap"],
+                env={},
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                pass_fds=theirs,
+                preexec_fn=lambda: _enter(entrances, spec),
+            )
+        except OSError as error:
+            raise StartFailed(f"bubblewrap cannot be started: {error}") from error
         inner.detach()
         for fd in (errors, *theirs):
             os.close(fd)
@@ -144,16 +147,16 @@ def _in_memory(text: str) -> int:
     return fd
 
 
-def _enter(entrances: list[str], uid: int | None, staged: dict[str, str]) -> None:
+def _enter(entrances: list[str], spec: Spec) -> None:
     """Between fork and exec: into the cgroups, then away from root."""
     try:
         for path in entrances:
             with open(path, "w") as procs:
                 procs.write("0")
-        if uid is not None:
+        if spec["uid"] is not None:
             from generator.sandboxes import demotion
 
-            demotion.become(uid, staged)
+            demotion.become(spec["uid"], mounts=spec["mounts"], copies=spec["copies"])
     except OSError as error:
         os.write(2, f"cannot prepare the process: {error}\n".encode())
         os._exit(1)

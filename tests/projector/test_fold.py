@@ -118,7 +118,7 @@ def test_a_failed_job_says_where_how_and_under_which_debug_id() -> None:
 def test_a_repaired_build_counts_what_all_its_rounds_have_used() -> None:
     columns = row_after(*repaired_build())
     assert (columns["attempt"], columns["round"], columns["status"]) == (2, 2, "ready")
-    # Seven phases were completed, ten and three tokens and a quarter each.
+    # Six phases were completed, ten and three tokens and a quarter each.
     assert (columns["input_tokens"], columns["output_tokens"], columns["cost_usd"]) == (60, 18, 1.5)
     assert columns["manifest"] == "files-2"
 

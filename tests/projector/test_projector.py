@@ -1,5 +1,7 @@
 """From the log to the tables, against the real servers."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import ClassVar, cast
 
 import anyio
@@ -8,13 +10,22 @@ from hypothesis import HealthCheck, given, settings
 from redis.asyncio import Redis
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 from uuid6 import uuid7
 
-from eventstore import Archive, EventStore, Hub, LogEntry, PostgresUnavailable, open_log
+from eventstore import (
+    Archive,
+    EventStore,
+    Hub,
+    LogEntry,
+    PostgresUnavailable,
+    connect_postgres,
+    open_log,
+)
 from projector import HistoryBroken, Projector, job_by_id, row_of
 from schemas import JobRef, Phase, Position, Status, fold
 from schemas.events import Known, Payload, PhaseCompleted
-from service.embedded import Servers
+from service.embedded import DATABASE, Servers
 from tests.conftest import PARTITIONS
 from tests.histories import (
     TENANT,
@@ -382,3 +393,51 @@ async def test_a_running_projector_follows_every_partition(
             await until_folded(engine, job, Status.STARTING)
         tasks.cancel_scope.cancel()
     assert await contents(engine) == await folded(store)
+
+
+@asynccontextmanager
+async def closed_database(servers: Servers, engine: AsyncEngine) -> AsyncIterator[None]:
+    """The test's database ends all connections and takes none, as while its server restarts."""
+    admin = connect_postgres(servers.database_url.replace(f"/{DATABASE}?", "/postgres?"))
+    name = engine.url.database
+    await execute(
+        admin,
+        f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+    )
+    try:
+        yield
+    finally:
+        await execute(admin, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await admin.dispose()
+
+
+@pytest.mark.xfail(strict=True, reason="a refused connection is not told as PostgresUnavailable")
+async def test_a_database_that_takes_no_connections_is_told_as_unavailable(
+    store: EventStore, engine: AsyncEngine, projector: Projector, servers: Servers
+) -> None:
+    await write(store, [queued()])
+    async with closed_database(servers, engine):
+        with pytest.raises(PostgresUnavailable):
+            await projector.fold_batch(OUR_PARTITION)
+    assert await projector.fold_batch(OUR_PARTITION) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="a refused connection ends the projector")
+async def test_a_running_projector_outlives_a_database_that_goes_away_for_a_while(
+    store: EventStore, engine: AsyncEngine, projector: Projector, redis: Redis, servers: Servers
+) -> None:
+    hub = Hub(store, redis)
+    job = await write(store, [queued()])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.run)
+        with capture_logs() as logs:
+
+            async def waiting() -> bool:
+                return any(entry["event"] == "projector_waits" for entry in logs)
+
+            async with closed_database(servers, engine):
+                tasks.start_soon(projector.run, hub)
+                await until(waiting)
+        await until_folded(engine, job, Status.QUEUED)
+        tasks.cancel_scope.cancel()

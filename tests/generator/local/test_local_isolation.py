@@ -205,6 +205,18 @@ async def test_no_variable_of_the_worker_reaches_the_inside(
 # Limits
 
 
+async def test_every_process_has_limits_of_its_own_beside_those_of_the_sandbox(
+    inside: LocalSandbox,
+) -> None:
+    listed = await output(inside, "cat /proc/self/limits")
+    hard = {line[:26].strip(): line[47:68].strip() for line in listed.splitlines()}
+    assert hard["Max processes"] == str(SMALL.processes)
+    assert hard["Max data size"] == str(SMALL.memory_bytes)
+    assert hard["Max file size"] == str(SMALL.disk_bytes)
+    assert hard["Max open files"] == str(SMALL.open_files)
+    assert hard["Max core file size"] == "0"
+
+
 async def test_a_fork_bomb_is_bounded_and_can_be_ended(sandbox: LocalSandbox) -> None:
     bomb = """
 import os, sys

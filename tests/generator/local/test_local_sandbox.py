@@ -315,7 +315,7 @@ while True:
 
 async def test_without_an_app_a_browser_is_let_go_in_peace(sandbox: LocalSandbox) -> None:
     async with browser(sandbox) as stream:
-        await stream.send(b"POST / HTTP/1.1\r\n\r\n" + bytes(4_000_000))
+        await stream.send(b"POST / HTTP/1.1\r\n\r\n" + bytes(30_000_000))
         assert await everything(stream) == b""
 
 

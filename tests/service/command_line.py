@@ -1,0 +1,93 @@
+"""`./headrace` as a person runs it: a process of its own, on a home of its own."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.settings import ROOT
+from tests.service.processes import kill_all
+
+_OURS = ("HEADRACE_", "E2B_", "REDIS_URL", "DATABASE_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A command that runs, and what it has said so far on standard output and error."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+
+    def line_with(self, text: str) -> str:
+        """The next line that holds `text`, once it comes."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"it never said {text!r}:\n{''.join(self.lines)}")
+
+    def end(self, signal: int) -> int:
+        """Its exit code, once this signal has ended it and all is in `lines`."""
+        assert self.process.stdout is not None
+        self.process.send_signal(signal)
+        self.lines.extend(self.process.stdout)
+        return self.process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """The commands of one home, where everything that they started ends with the test."""
+
+    home: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        """That of this process, without a setting of ours that it may have."""
+        others = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        own = {"HEADRACE_HOME": str(self.home), "HEADRACE_PORT": "0"}
+        return {**others, **own, **self.variables, **more}
+
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [ROOT / "headrace", *command],
+            env=self.environment(variables),
+            capture_output=True,
+            text=True,
+        )
+
+    def json(self, *command: str) -> Any:
+        """The one document that a command prints with `--json`."""
+        done = self.run(*command, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    @contextmanager
+    def started(self, *command: str, **variables: str) -> Iterator[Started]:
+        """A command that goes on while the block runs."""
+        with subprocess.Popen(
+            [ROOT / "headrace", *command],
+            env=self.environment(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            try:
+                yield Started(process)
+            finally:
+                process.kill()
+
+
+@contextmanager
+def command_line_on(home: Path, **variables: str) -> Iterator[CommandLine]:
+    """Commands on `home`; whatever they leave behind is ended."""
+    try:
+        yield CommandLine(home, variables)
+    finally:
+        kill_all(home)
