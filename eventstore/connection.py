@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import asyncpg
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
@@ -14,6 +15,7 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004
 )
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from eventstore.errors import PostgresUnavailable, RedisUnavailable
@@ -21,6 +23,12 @@ from eventstore.errors import PostgresUnavailable, RedisUnavailable
 COMMAND_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 32
 _ASYNCPG = "postgresql+asyncpg"
+# What COPY raises, which goes to the driver directly.
+_ASYNCPG_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+)
 
 
 def connect_redis(url: str, *, max_connections: int = MAX_CONNECTIONS) -> Redis:
@@ -53,6 +61,7 @@ def connect_postgres(url: str, *, pool_size: int = 5) -> AsyncEngine:
         pool_size=pool_size,
         pool_pre_ping=True,
         pool_timeout=COMMAND_TIMEOUT_S,
+        hide_parameters=True,  # goals and payloads have no business in an error's text
         connect_args={
             "timeout": COMMAND_TIMEOUT_S,
             "command_timeout": 60,
@@ -75,13 +84,14 @@ def redis_errors() -> Iterator[None]:
 def postgres_errors() -> Iterator[None]:
     """Translates what a Postgres that cannot serve raises.
 
-    asyncpg raises a bare OSError when nobody listens; SQLAlchemy wraps what breaks later.
+    asyncpg raises a bare OSError when nobody listens; SQLAlchemy wraps what a server says that is
+    starting, stopping or full, which is known by there being no statement yet.
     """
     try:
         yield
-    except (OSError, InterfaceError, OperationalError) as e:
+    except (OSError, InterfaceError, OperationalError, PoolTimeout, *_ASYNCPG_AWAY) as e:
         raise PostgresUnavailable(f"Postgres does not answer: {e}") from e
     except DBAPIError as e:
-        if e.connection_invalidated:
-            raise PostgresUnavailable(f"Postgres does not answer: {e}") from e
+        if e.connection_invalidated or e.statement is None:
+            raise PostgresUnavailable(f"Postgres does not answer: {e.orig}") from e
         raise

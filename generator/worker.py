@@ -105,6 +105,9 @@ class Worker:
         except EventStoreError as error:
             log.error("build_interrupted", error=str(error), **facts)
             await anyio.sleep(_BACKOFF_S)
+        except Exception:  # one job must not end the worker of the others
+            log.exception("build_crashed", **facts)
+            await anyio.sleep(_BACKOFF_S)
         finally:
             if not finished:
                 await self._hand_back(claim)

@@ -2,6 +2,7 @@
 
 ProjectorError
 ├── HistoryBroken       a job's events are not 1, 2, 3, …
+├── LogBroken           the log lacks an event behind the checkpoint
 └── CheckpointMoved     another projector folded the batch that was read
 """
 
@@ -18,6 +19,18 @@ class HistoryBroken(ProjectorError):
         self.expected = expected
         self.found = found
         super().__init__(f"job {job}: version {expected} expected, {found} found")
+
+
+class LogBroken(ProjectorError):
+    """An entry of the log is gone that was never folded. A person must look; nothing is skipped."""
+
+    def __init__(self, partition: int, expected: int, found: int) -> None:
+        self.partition = partition
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"partition {partition}: the event with seq {expected} comes next, the log has {found}"
+        )
 
 
 class CheckpointMoved(ProjectorError):

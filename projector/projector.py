@@ -14,8 +14,10 @@ from typing import Any
 
 import anyio
 import structlog
+from asyncpg import PostgresError
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import (
@@ -27,10 +29,10 @@ from eventstore import (
     postgres_errors,
 )
 from eventstore.archive import events_table, recorded
-from projector.errors import CheckpointMoved
+from projector.errors import CheckpointMoved, LogBroken, ProjectorError
 from projector.fold import advance, row
 from projector.tables import checkpoints, fold_lock, jobs
-from schemas import Job, Position
+from schemas import Job, Position, SchemaError
 
 BATCH = 500
 BATCH_S = 30.0
@@ -76,13 +78,19 @@ class Projector:
                     await anyio.sleep(backoff_s)
                     backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
                     continue
+                except (ProjectorError, SchemaError, SQLAlchemyError, PostgresError) as error:
+                    # This partition stands still until somebody looks; the others go on.
+                    log.error("projector_stuck", partition=partition, exc_info=error)
+                    await anyio.sleep(_LONGEST_BACKOFF_S)
+                    continue
                 if not folded:
                     await waker.wait(LOOK_AGAIN_S)
 
     async def fold_batch(self, partition: int) -> int:
         """Fold the next events of a partition; how many, 0 when there are none or another does it.
 
-        Raises `HistoryBroken`, `PostgresUnavailable`, `RedisUnavailable`; nothing moved then.
+        Raises `HistoryBroken`, `LogBroken`, `UndecodableEvent`, `PostgresUnavailable`,
+        `RedisUnavailable`; nothing moved then.
         """
         with postgres_errors():
             async with self._engine.connect() as connection:
@@ -90,6 +98,7 @@ class Projector:
         entries = await self._store.read_log(partition, checkpoint, count=BATCH)
         if not entries:
             return 0
+        _check_dense(checkpoint, entries)
         try:
             with postgres_errors():
                 async with self._engine.begin() as connection:
@@ -119,6 +128,14 @@ class Projector:
         await copy_events(connection, entries)
         await _upsert_jobs(connection, list(rows.values()))
         await _move_checkpoint(connection, entries[-1].position)
+
+
+def _check_dense(checkpoint: Position | None, entries: Sequence[LogEntry]) -> None:
+    """Positions count on without a hole, over epochs too: what is not there was lost."""
+    expected = checkpoint.seq + 1 if checkpoint else 1
+    for offset, entry in enumerate(entries):
+        if entry.position.seq != expected + offset:
+            raise LogBroken(entry.position.partition, expected + offset, entry.position.seq)
 
 
 async def _lock(connection: AsyncConnection, partition: int) -> bool:

@@ -133,12 +133,12 @@ def create_api(parts: Parts) -> FastAPI:
     Tenant = Annotated[str, Depends(tenant)]  # noqa: N806 - a type
 
     async def load(owner: str, job_id: str) -> Job:
-        if not is_id(job_id):
-            raise JobUnknown(job_id[:80], "GET")
-        job = await handler.load(JobRef(owner, job_id))
-        if job.tenant != owner:
-            raise JobUnknown(job_id, "GET")
-        return job
+        if is_id(job_id):
+            job = await handler.load(JobRef(owner, job_id))
+            if job.tenant == owner:
+                return job
+        # In the words of `handler.load`: another tenant's job and none must look the same.
+        raise JobUnknown(job_id[:80], "load")
 
     @app.post("/v1/jobs", status_code=202)
     async def submit(

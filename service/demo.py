@@ -9,6 +9,7 @@ import httpx
 import structlog
 
 from eventstore import EventStoreError
+from generator import GenerationError
 from schemas import JobRef
 from schemas.commands import ExpirePreview
 from service.client import Client
@@ -57,18 +58,13 @@ async def watch(client: Client, watched: Watched, screen: Screen) -> Watched:
 async def demo(
     instance: Instance, goal: str, *, project: str, screen: Screen
 ) -> tuple[Watched, Outcome]:
-    """Submit a goal, show the build, and see its preview answer.
-
-    Raises `ApiError` when the goal is refused, or the preview of a READY build does not answer.
-    """
+    """Submit a goal and show its build to the end. Raises `ApiError` when the goal is refused."""
     began = time.monotonic()
     async with Client(instance.url, instance.key) as client:
         accepted = await client.submit(goal, project=project, tier="free")
         watched = Watched(accepted["job_id"], goal, accepted["project_id"])
         await watch(client, watched, screen)
     result = watched.result
-    if result.get("preview_url"):
-        await see_preview(result["preview_url"])
     return watched, Outcome(
         job_id=watched.job_id,
         project_id=watched.project,
@@ -98,10 +94,10 @@ async def end_preview(settings: Settings, running: Log, outcome: Outcome) -> Non
     if outcome.sandbox_id is None or outcome.job_id is None:
         return
     with anyio.move_on_after(END_S, shield=True):
-        await make_sandbox_runtime(settings).kill(outcome.sandbox_id)
         try:
+            await make_sandbox_runtime(settings).kill(outcome.sandbox_id)
             await running.handler.handle(
                 JobRef(LOCAL_TENANT, outcome.job_id), ExpirePreview("the demo ended")
             )
-        except EventStoreError as error:
-            log.warning("expiry_not_recorded", job=outcome.job_id, error=str(error))
+        except (GenerationError, EventStoreError) as error:
+            log.warning("preview_not_ended", job=outcome.job_id, error=str(error))

@@ -75,6 +75,15 @@ def exclusive(home: Path) -> Iterator[None]:
         yield
 
 
+def is_held(home: Path) -> bool:
+    """Whether a process holds `home` now."""
+    try:
+        with (home / "lock").open() as lock:
+            return not _locked(lock)
+    except FileNotFoundError:
+        return False
+
+
 def socket_folder(home: Path) -> Path:
     """A private folder for the sockets of the instance at `home`, short enough for them."""
     folder = home.resolve() / "run"

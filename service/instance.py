@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from service.embedded import is_held
 from service.keys import new_key
 from service.settings import Settings
 
@@ -28,12 +29,10 @@ class Instance:
         """The instance that runs on this home, None when none does."""
         try:
             found = cls(**json.loads(settings.instance_file.read_text()))
-            os.kill(found.pid, 0)
-        except (FileNotFoundError, ProcessLookupError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError):
             return None
-        except PermissionError:
-            pass  # it lives, as another user
-        return found
+        # A killed one leaves its file behind, and its process id may be another's by now.
+        return found if is_held(settings.home) else None
 
 
 @contextmanager

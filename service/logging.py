@@ -16,7 +16,8 @@ def configure_logging(stream: TextIO = sys.stderr) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *(
-                [structlog.dev.ConsoleRenderer()]
+                # Its usual tracebacks show local variables, and so goals and keys.
+                [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
                 if for_people
                 else [
                     structlog.processors.format_exc_info,

@@ -53,17 +53,20 @@ def demo(
 
 
 def _demo(goal: str, project: str, *, once: bool, as_json: bool) -> Outcome:
-    from service.demo import demo, end_preview
+    from service.demo import demo, end_preview, see_preview
     from service.watching import Screen, summary
     from service.wiring import running, servers_of
 
     settings = Settings.read()
     console = err if as_json else out
-    outcome = Outcome()
+    outcome, is_told = Outcome(), False
 
     async def build(instance: Instance) -> None:
-        nonlocal outcome
+        nonlocal outcome, is_told
         watched, outcome = await demo(instance, goal, project=project, screen=Screen(console))
+        if outcome.preview_url:
+            await see_preview(outcome.preview_url)
+        is_told = True
         if as_json:
             print_json(outcome.to_dict())
         console.print(f"\n{summary(watched)}", highlight=False, soft_wrap=True)
@@ -87,6 +90,11 @@ def _demo(goal: str, project: str, *, once: bool, as_json: bool) -> Outcome:
             with console.status("Starting Valkey and PostgreSQL …"):
                 servers = stack.enter_context(servers_of(settings))
             run_until_interrupted(lambda: start_and_build(servers))
+    if not is_told:
+        console.print("Interrupted.")
+        outcome = replace(outcome, status="interrupted")
+        if as_json:
+            print_json(outcome.to_dict())
     return outcome
 
 

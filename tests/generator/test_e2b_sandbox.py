@@ -21,8 +21,9 @@ from generator.errors import (
     SandboxUnavailable,
 )
 from generator.sandbox import Stream
-from generator.sandboxes.e2b import E2BRuntime, E2BSandbox
-from generator.sandboxes.e2b_errors import translate
+from generator.sandboxes.e2b import E2BRuntime
+from generator.sandboxes.e2b.errors import translate
+from generator.sandboxes.e2b.sandbox import E2BSandbox
 from tests.e2b_server import E2BServer
 
 pytestmark = pytest.mark.anyio
@@ -269,7 +270,7 @@ async def test_a_killed_command_leaves_no_remark_of_our_shell(sandbox: E2BSandbo
 async def test_a_sandbox_that_answers_no_more_holds_nobody_up_for_long(
     e2b_server: E2BServer, sandbox: E2BSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("generator.sandboxes.e2b.END_GROUP_S", 0.3)
+    monkeypatch.setattr("generator.sandboxes.e2b.sandbox.END_GROUP_S", 0.3)
     holds = [e2b_server.hold_next(START) for _ in range(2)]
     with within(5), pytest.raises(CommandTimeout):
         await sandbox.run("true", timeout_s=0.3)

@@ -127,6 +127,23 @@ async def test_a_worker_that_ends_hands_its_jobs_back(
     assert (claim.ref, claim.attempt) == (ref, 2)
 
 
+async def test_a_job_that_cannot_be_read_does_not_end_the_worker_of_the_others(
+    handler: CommandHandler, hub: Hub, heart: Heart
+) -> None:
+    class Stumbling(SlowService):
+        async def execute_build(self, claim: Claim) -> Job:
+            if claim.ref == unreadable:
+                raise ValueError("its events make no sense")
+            return await super().execute_build(claim)
+
+    unreadable = await queue(handler)
+    service = Stumbling(handler)
+    async with working(handler, hub, heart, service, slots=1):
+        fine = await queue(handler)
+        await service.until_running(1)
+        assert service.running[0].ref == fine
+
+
 async def test_high_work_goes_before_normal_work(handler: CommandHandler) -> None:
     normal, high = JobRef("acme", str(uuid4())), JobRef("acme", str(uuid4()))
     await handler.handle(normal, RequestBuild("acme", "ann", "shop", "a list"))

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import Archive, EventStore, connect_postgres, connect_redis, open_log
 from projector import Projector
+from projector.replay import OnProgress
 from service.embedded import Servers
 from tests.conftest import PARTITIONS
 from tests.projector.contents import scalar
@@ -47,6 +48,17 @@ def beside(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run this to its end in a thread of its own, while the caller's event loop stands still."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, run()).result(PATIENCE_S)
+
+
+def at_the_first_job(run: Callable[[], Coroutine[Any, Any, object]]) -> OnProgress:
+    """Run this beside the replay, once, while the replay stands in the middle of its work."""
+    unused = [run]
+
+    def tell(seen: int, total: int) -> None:
+        if unused:
+            beside(unused.pop())
+
+    return tell
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

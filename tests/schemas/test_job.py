@@ -23,6 +23,7 @@ from tests.histories import commands_for, job_histories, queued, recorded, state
 from tests.schemas.payloads import any_payload
 
 any_facts = st.lists(any_payload, max_size=12)
+long_examples = settings(max_examples=40)
 
 
 def steps(history: Sequence[Known]) -> list[Job]:
@@ -55,6 +56,7 @@ def test_no_sequence_of_commands_leads_off_the_map(choices: list[int]) -> None:
 
 
 @given(job_histories())
+@long_examples
 def test_every_step_of_a_decided_history_is_a_transition(history: list[Known]) -> None:
     states = steps(history)
     assert states[0].status is Status.QUEUED
@@ -63,6 +65,7 @@ def test_every_step_of_a_decided_history_is_a_transition(history: list[Known]) -
 
 
 @given(job_histories())
+@long_examples
 def test_a_decided_history_never_leaves_a_terminal_status(history: list[Known]) -> None:
     statuses = [state.status for state in steps(history)]
     ends = [number for number, status in enumerate(statuses) if status in TERMINAL]
@@ -71,12 +74,14 @@ def test_a_decided_history_never_leaves_a_terminal_status(history: list[Known]) 
 
 
 @given(job_histories())
+@long_examples
 def test_a_finished_time_stands_exactly_in_jobs_that_have_ended(history: list[Known]) -> None:
     for state in steps(history):
         assert (state.finished_at is not None) is state.is_terminal
 
 
 @given(job_histories())
+@long_examples
 def test_a_ready_job_has_seen_every_phase_and_has_its_number(history: list[Known]) -> None:
     for state in steps(history):
         assert (state.build_number is not None) is (state.status is Status.READY)
@@ -85,6 +90,7 @@ def test_a_ready_job_has_seen_every_phase_and_has_its_number(history: list[Known
 
 
 @given(job_histories())
+@long_examples
 def test_no_phase_is_completed_twice_and_none_before_the_one_in_front_of_it(
     history: list[Known],
 ) -> None:
@@ -120,7 +126,7 @@ def test_a_history_without_its_beginning_tells_no_job(facts: list[Known]) -> Non
 
 
 @given(job_histories())
-@settings(max_examples=30)
+@long_examples
 def test_an_event_of_an_unknown_type_moves_only_version_and_time(history: list[Known]) -> None:
     events = recorded(history)
     job = fold(events)

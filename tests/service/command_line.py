@@ -31,8 +31,8 @@ class Started:
                 return line
         raise AssertionError(f"it never said {text!r}:\n{''.join(self.lines)}")
 
-    def end(self, signal: int) -> int:
-        """Its exit code, once this signal has ended it and all is in `lines`."""
+    def end(self, signal: int = 0) -> int:
+        """Its exit code, once it has ended, by this signal if there is one; all is in `lines`."""
         assert self.process.stdout is not None
         self.process.send_signal(signal)
         self.lines.extend(self.process.stdout)

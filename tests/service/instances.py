@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from service.embedded import Servers, embedded_servers
 from service.instance import Instance
 from service.settings import RunnerKind, Settings
-from service.wiring import Log, running
+from service.wiring import Log, make_sandbox_runtime, running
 
 PATIENCE_S = 60.0
 """For what must happen in the end; a test that waits so long has failed."""
@@ -34,10 +34,16 @@ class Running:
 
 @asynccontextmanager
 async def running_instance(home: Path, runner: RunnerKind) -> AsyncIterator[Running]:
+    """Once the block ends its servers have, and the sandboxes of its builds."""
     settings = Settings(home=home, runner=runner, partitions=2)
     with embedded_servers(home) as servers:
         async with running(settings, servers, port=0) as (instance, log):
-            yield Running(settings, servers, instance, log)
+            try:
+                yield Running(settings, servers, instance, log)
+            finally:
+                runtime = make_sandbox_runtime(settings)
+                for info in await runtime.list({}):
+                    await runtime.kill(info.sandbox_id)
 
 
 @asynccontextmanager

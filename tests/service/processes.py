@@ -4,7 +4,7 @@ import os
 import select
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 END_S = 60.0
@@ -12,7 +12,19 @@ PROC = Path("/proc")
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(child) for child in (PROC / f"{pid}/task/{pid}/children").read_text().split()]
+    """None for a process that has ended."""
+    try:
+        return [int(child) for child in (PROC / f"{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def opened_by(pid: int) -> list[str]:
+    """What a process has open, by name; nothing for one that has ended."""
+    try:
+        return [os.readlink(descriptor) for descriptor in (PROC / f"{pid}/fd").iterdir()]
+    except OSError:
+        return []
 
 
 def command_of(pid: int) -> str:
@@ -44,9 +56,8 @@ def processes_of(home: Path) -> dict[int, str]:
 
 
 def _traces(process: Path) -> bytes:
-    opened = [os.fsencode(os.readlink(fd)) for fd in (process / "fd").iterdir()]
     said = [(process / name).read_bytes() for name in ("cmdline", "environ")]
-    return b"\0".join([*said, *opened])
+    return b"\0".join([*said, *map(os.fsencode, opened_by(int(process.name)))])
 
 
 def wait_for_end(pids: Iterable[int]) -> None:
@@ -66,11 +77,7 @@ def wait_for_end(pids: Iterable[int]) -> None:
 def kill_all(home: Path) -> None:
     """Clean up after a test, whatever became of it: nothing of `home` runs then."""
     while found := processes_of(home):
-        for pid in found:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        _tell(found, signal.SIGKILL)
         wait_for_end(found)
 
 
@@ -82,9 +89,13 @@ def frozen(*roots: int) -> Iterator[None]:
         for root in roots:
             os.kill(root, signal.SIGSTOP)  # first, so that it starts nothing more
             stopped += with_descendants(root)
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+        _tell(stopped, signal.SIGSTOP)
         yield
     finally:
-        for pid in reversed(stopped):
-            os.kill(pid, signal.SIGCONT)
+        _tell(reversed(stopped), signal.SIGCONT)
+
+
+def _tell(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)

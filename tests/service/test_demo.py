@@ -32,9 +32,15 @@ FIELDS = {field.name for field in dataclasses.fields(Outcome)}
 Done = subprocess.CompletedProcess[str]
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For demos that end by themselves, one after the other."""
+    return tmp_path_factory.mktemp("demo") / "home"
+
+
 @pytest.fixture
-def headrace(tmp_path: Path) -> Iterator[CommandLine]:
-    with command_line_on(tmp_path / "home") as commands:
+def headrace(home: Path) -> Iterator[CommandLine]:
+    with command_line_on(home) as commands:
         yield commands
 
 
@@ -145,22 +151,25 @@ def test_a_goal_that_is_refused_ends_with_two_and_the_reason(headrace: CommandLi
     assert processes_of(headrace.home) == {}
 
 
-def test_an_interrupted_demo_says_so_and_leaves_no_sandbox(headrace: CommandLine) -> None:
-    with headrace.started("demo", GOAL, "--json", HEADRACE_BROKEN_APP="hang") as demo:
+def test_an_interrupted_demo_says_so_and_leaves_no_sandbox(tmp_path: Path) -> None:
+    with (
+        command_line_on(tmp_path, HEADRACE_BROKEN_APP="hang") as headrace,
+        headrace.started("demo", GOAL, "--json") as demo,
+    ):
         demo.line_with("checks    …")
         assert demo.end(signal.SIGINT) == 1
     (document,) = [json.loads(line) for line in demo.lines if line.startswith("{")]
     assert document.keys() == FIELDS
     assert document["status"] == "interrupted"
-    assert sandboxes_in(headrace.home) == []
-    assert processes_of(headrace.home) == {}
+    assert sandboxes_in(tmp_path) == []
+    assert processes_of(tmp_path) == {}
 
 
 # --- demos that people look at --------------------------------------------------------------------
 
 
 def test_a_demo_serves_its_preview_until_it_is_interrupted(headrace: CommandLine) -> None:
-    with headrace.started("demo", GOAL) as demo:
+    with headrace.started("demo", GOAL, "--project", "served") as demo:
         url = demo.line_with("Preview").split()[-1]
         demo.line_with("Ctrl-C")
         assert httpx.get(url, trust_env=False).status_code == 200

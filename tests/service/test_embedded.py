@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from tests.service.processes import (
     children_of,
     command_of,
     frozen,
+    opened_by,
     processes_of,
     wait_for_end,
     with_descendants,
@@ -119,8 +120,7 @@ def is_filled(servers: Servers) -> bool:
 
 def sockets_of(pid: int) -> set[str]:
     """The inodes of the sockets that a process has open."""
-    names = [os.readlink(fd) for fd in (PROC / f"{pid}/fd").iterdir()]
-    return {name.strip("socket:[]") for name in names if name.startswith("socket:")}
+    return {name.strip("socket:[]") for name in opened_by(pid) if name.startswith("socket:")}
 
 
 def inodes_of(*kinds: str) -> set[str]:
@@ -205,19 +205,22 @@ def test_the_servers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         wait_for_end(pids)
 
 
-def test_servers_of_a_killed_process_have_ended_before_new_ones_open_their_data(
-    tmp_path: Path,
+def test_data_that_a_server_of_a_killed_process_still_has_are_left_alone_until_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ExitStack() as stack:
-        first = stack.enter_context(holder(tmp_path))
-        fill(first.servers())
-        old = children_of(first.process.pid)
-        with frozen(*old):
-            first.kill()
-            second = stack.enter_context(holder(tmp_path))
-        servers = second.servers()
-        assert not processes_of(tmp_path).keys() & old
-        assert is_filled(servers)
+    with holder(tmp_path) as held:
+        fill(held.servers())
+        with frozen(*children_of(held.process.pid)):
+            held.kill()
+            monkeypatch.setattr("service.embedded.STOP_S", 0.1)
+            with (
+                pytest.raises(EmbeddedServerFailed, match="does not end"),
+                embedded_servers(tmp_path),
+            ):
+                pass
+            monkeypatch.undo()
+        with embedded_servers(tmp_path) as servers:
+            assert is_filled(servers)
 
 
 def test_a_half_finished_initdb_is_begun_anew(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """What an instance still does, and says, while one of its servers does not answer."""
 
-from pathlib import Path
-
 import anyio
 import httpx
 import pytest

@@ -21,7 +21,6 @@ from service.client import Client
 from service.embedded import Servers
 from service.keys import KeyRing, new_key
 from service.settings import RunnerKind
-from service.wiring import make_sandbox_runtime
 from tests.service.instances import (
     PATIENCE_S,
     Message,
@@ -257,4 +256,3 @@ async def test_ready_says_where_the_preview_is_and_which_build_it_is(tmp_path: P
         )
         async with httpx.AsyncClient(trust_env=False) as browser:
             assert (await browser.get(ready["preview_url"])).status_code == 200
-        await make_sandbox_runtime(running.settings).kill(ready["sandbox_id"])

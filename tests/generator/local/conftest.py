@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from generator.sandboxes import isolation
-from generator.sandboxes.local import LocalRuntime
-from generator.sandboxes.local_sandbox import LocalSandbox
+from generator.sandboxes.local import LocalRuntime, isolation
+from generator.sandboxes.local.sandbox import LocalSandbox
 from tests.generator.local.probes import SMALL
 
 

@@ -10,9 +10,8 @@ from anyio.abc import SocketStream
 
 import generator
 from generator.sandbox import PREVIEW_PORT
-from generator.sandboxes import registry
-from generator.sandboxes.isolation import Limits
-from generator.sandboxes.local_sandbox import LocalSandbox
+from generator.sandboxes.local import Limits, registry
+from generator.sandboxes.local.sandbox import LocalSandbox
 
 SMALL = Limits(
     memory_bytes=128 * 1024 * 1024,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from generator.sandboxes import cgroups
+from generator.sandboxes.local import cgroups
 
 V1 = """\
 25 1 0:20 / /sys/fs/cgroup rw - tmpfs tmpfs rw

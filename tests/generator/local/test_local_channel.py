@@ -9,8 +9,8 @@ import pytest
 from anyio.abc import SocketStream
 
 from generator.errors import SandboxError, SandboxGone
-from generator.sandboxes.frames import DATA, HEADER, RESULT, STDOUT, frame
-from generator.sandboxes.local_sandbox import LocalSandbox
+from generator.sandboxes.local.inside.frames import DATA, HEADER, RESULT, STDOUT, frame
+from generator.sandboxes.local.sandbox import LocalSandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +73,7 @@ async def test_output_that_is_no_text_is_replaced(run_dir: Path) -> None:
 async def test_a_file_without_end_is_refused(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("generator.sandboxes.local_sandbox.MAX_READ_BYTES", 1000)
+    monkeypatch.setattr("generator.sandboxes.local.sandbox.MAX_READ_BYTES", 1000)
     async with impostor(run_dir, frame(DATA, bytes(600)) * 2) as sandbox:
         with pytest.raises(SandboxError, match="larger"):
             await sandbox.read_file("a")

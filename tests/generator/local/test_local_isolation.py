@@ -13,9 +13,8 @@ import anyio
 import pytest
 
 from generator.errors import CommandTimeout, SandboxBusy, SandboxFull, SandboxUnavailable
-from generator.sandboxes import isolation
-from generator.sandboxes.local import LocalRuntime
-from generator.sandboxes.local_sandbox import LocalSandbox
+from generator.sandboxes.local import LocalRuntime, isolation
+from generator.sandboxes.local.sandbox import LocalSandbox
 from tests.generator.local.probes import (
     SMALL,
     environment_of,
@@ -341,3 +340,13 @@ def test_a_machine_that_is_full_for_now_is_busy(tmp_path: Path) -> None:
 def test_a_run_folder_too_long_for_sockets_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run_dir"):
         LocalRuntime(tmp_path, tmp_path / ("long" * 30))
+
+
+async def test_modules_in_the_workers_folder_are_not_run_by_the_supervisor(
+    runtime: LocalRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "select.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    sandbox = await runtime.create(metadata={"job": "j1"}, timeout_s=60)
+    assert (await sandbox.run("true", timeout_s=20)).exit_code == 0
+    assert not (tmp_path / "run").exists()

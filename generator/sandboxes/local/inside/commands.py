@@ -1,7 +1,4 @@
-"""Commands and servers inside a sandbox, and the reaping of every process in it.
-
-Only the standard library: the file is also copied into the sandbox.
-"""
+"""Commands and servers inside a sandbox, and the reaping of every process in it."""
 
 import asyncio
 import os
@@ -11,8 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from generator.sandboxes.agent_client import Client, Refused, Result
-from generator.sandboxes.frames import CHUNK_BYTES, STDERR, STDOUT
+from .client import Client, Refused, Result
+from .frames import CHUNK_BYTES, STDERR, STDOUT
 
 PROJECT_DIR = "/home/user/project"
 NICE = 5

@@ -1,14 +1,11 @@
-"""The agent's end of a client's connection.
-
-Only the standard library: the file is also copied into the sandbox.
-"""
+"""The agent's end of a client's connection."""
 
 import asyncio
 import errno
 from contextlib import suppress
 from typing import Any
 
-from generator.sandboxes.frames import HEADER, frame, payload_size
+from .frames import HEADER, frame, payload_size
 
 Result = dict[str, Any]
 

@@ -12,9 +12,9 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from generator.sandboxes.frames import CHUNK_BYTES, CONTROL, KILL, PREVIEW, READY
-from generator.sandboxes.relay import Peer, bounded, peer, relay
-from generator.sandboxes.supervisor import Box, StartFailed
+from .inside.frames import CHUNK_BYTES, CONTROL, KILL, PREVIEW, READY
+from .inside.relay import Peer, bounded, peer, relay
+from .supervisor import Box, StartFailed
 
 READY_WITHIN_S = 10.0
 MAX_CONNECTIONS = {CONTROL: 64, PREVIEW: 512}

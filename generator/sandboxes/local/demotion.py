@@ -5,7 +5,7 @@ capability that one may still write /proc/sys/kernel/core_pattern (a command tha
 as root), change the mode of the host's /dev/null, and exceed RLIMIT_NPROC. So every sandbox gets
 a kernel user of its own, far from those that systems, containers and networks hand out.
 
-Only the supervisor of root imports this file.
+Imported only where root makes sandboxes.
 """
 
 import ctypes

@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from generator.sandboxes.frames import (
+from generator.sandboxes.local.inside.frames import (
     CONTROL,
     HEADER,
     RESULT,

@@ -5,8 +5,6 @@ connection per operation and sends a `REQUEST` (a JSON object with `op`); for `w
 with a `FILE` (JSON: path, executable) and its `DATA` per file, then `END`. It closes its sending
 half when it wants no more. The agent answers with `STDOUT`, `STDERR` or `DATA` frames and one
 `RESULT` (a JSON object), then closes.
-
-Only the standard library: the file is also copied into the sandbox.
 """
 
 import struct

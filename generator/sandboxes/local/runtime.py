@@ -21,10 +21,10 @@ from anyio import to_thread
 
 from generator.errors import SandboxError, SandboxGone, SandboxUnavailable
 from generator.sandbox import SandboxInfo
-from generator.sandboxes import isolation, registry
-from generator.sandboxes.frames import KILL
-from generator.sandboxes.isolation import Limits
-from generator.sandboxes.local_sandbox import LocalSandbox
+from generator.sandboxes.local import isolation, registry
+from generator.sandboxes.local.inside.frames import KILL
+from generator.sandboxes.local.isolation import Limits
+from generator.sandboxes.local.sandbox import LocalSandbox
 
 START_S = 15.0
 KILL_S = 15.0
@@ -35,17 +35,16 @@ DEFAULT_LIMITS = Limits()
 
 _SANDBOX_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-# Imports the supervisor without the package around it, whose own imports would cost a second.
+# Imports the supervisor without the packages around it, whose own imports would cost a second.
 _BOOT = """
 import sys
-for name, folder in ("generator", ""), ("generator.sandboxes", "/sandboxes"):
-    sys.modules[name] = type(sys)(name)
-    sys.modules[name].__path__ = [sys.argv[1] + folder]
-from generator.sandboxes.supervisor import main
+local = sys.modules["local"] = type(sys)("local")
+local.__path__ = [sys.argv[1]]
+from local.supervisor import main
 main()
 """
 _PYTHON = os.path.realpath(sys.executable)
-_SUPERVISOR = (_PYTHON, "-E", "-s", "-S", "-c", _BOOT, str(Path(__file__).parents[1]))
+_SUPERVISOR = (_PYTHON, "-P", "-E", "-s", "-S", "-c", _BOOT, str(Path(__file__).parent))
 
 
 class LocalRuntime:
@@ -138,6 +137,7 @@ class LocalRuntime:
                         stderr=log,
                         check=False,
                         env={},
+                        cwd="/",
                         start_new_session=True,
                     )
             except TimeoutError:

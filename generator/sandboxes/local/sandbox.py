@@ -13,8 +13,8 @@ import anyio
 
 from generator.errors import CommandTimeout, SandboxError, SandboxFull, SandboxGone
 from generator.sandbox import OUTPUT_TAIL_BYTES, PREVIEW_PORT, CommandResult, OnOutput, Stream
-from generator.sandboxes.channel import Channel, ChannelLost, open_channel, parsed_result
-from generator.sandboxes.frames import (
+from generator.sandboxes.local.channel import Channel, ChannelLost, open_channel, parsed_result
+from generator.sandboxes.local.inside.frames import (
     CHUNK_BYTES,
     DATA,
     END,

@@ -1,13 +1,10 @@
-"""Bytes from one stream to another and back, with bounded memory.
-
-Only the standard library: the file is also copied into the sandbox.
-"""
+"""Bytes from one stream to another and back, with bounded memory."""
 
 import asyncio
 import socket
 from contextlib import suppress
 
-from generator.sandboxes.frames import CHUNK_BYTES
+from .frames import CHUNK_BYTES
 
 LINGER_S = 1.0
 

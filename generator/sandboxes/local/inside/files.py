@@ -1,16 +1,13 @@
-"""Files inside a sandbox. Whatever links an app has planted, they lead nowhere but inside.
-
-Only the standard library: the file is also copied into the sandbox.
-"""
+"""Files inside a sandbox. Whatever links an app has planted, they lead nowhere but inside."""
 
 import json
 import os
 import stat
 from contextlib import suppress
 
-from generator.sandboxes.agent_client import Client, Refused, Result
-from generator.sandboxes.agent_commands import PROJECT_DIR
-from generator.sandboxes.frames import CHUNK_BYTES, DATA, END, FILE
+from .client import Client, Refused, Result
+from .commands import PROJECT_DIR
+from .frames import CHUNK_BYTES, DATA, END, FILE
 
 
 async def write(client: Client) -> Result:
