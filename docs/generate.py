@@ -13,10 +13,10 @@ HEAD = """# Events
 
 Generated from `schemas/events.py` and `schemas/job.py` by `python -m docs.generate`.
 
-An event is a fact about a job, past tense and immutable. Beside its payload it has an `id` (UUIDv7),
-`type`, `tenant`, `project`, `job`, `version` (1, 2, 3, … within its job), `time` (RFC 3339, UTC),
-`cause` (id of the event or command behind it) and `trace` (W3C traceparent). Over HTTP it is a
-CloudEvents 1.0 JSON object with the payload in `data`.
+An event is a fact about a job, past tense and immutable. Beside its payload it has an `id`
+(UUIDv7), `type`, `tenant`, `project`, `job`, `version` (1, 2, 3, … within its job), `time`
+(RFC 3339, UTC), `cause` (id of the event or command behind it) and `trace` (W3C traceparent). Over
+HTTP it is a CloudEvents 1.0 JSON object with the payload in `data`.
 
 ## Moves
 

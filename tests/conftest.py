@@ -52,7 +52,7 @@ async def redis(servers: Servers) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def database_url(servers: Servers) -> AsyncIterator[str]:
+async def database_url(servers: Servers) -> str:
     """A migrated database of the test's own, copied from a template in some 30 ms."""
     admin_url = servers.database_url.replace(f"/{DATABASE}?", "/postgres?")
     admin = connect_postgres(admin_url).execution_options(isolation_level="AUTOCOMMIT")
@@ -60,7 +60,7 @@ async def database_url(servers: Servers) -> AsyncIterator[str]:
         await connection.execute(text("DROP DATABASE IF EXISTS test WITH (FORCE)"))
         await connection.execute(text(f"CREATE DATABASE test TEMPLATE {DATABASE}"))
     await admin.dispose()
-    yield servers.database_url.replace(f"/{DATABASE}?", "/test?")
+    return servers.database_url.replace(f"/{DATABASE}?", "/test?")
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def upgrade() -> None:
     op.execute(
         f"CREATE VIEW {SCHEMA}.events_json AS SELECT partition, epoch, seq, id, type, tenant, "
         "project, job, version, time, cause, trace, convert_from(data, 'UTF8')::json AS data "
-        f"FROM {SCHEMA}.events"  # noqa: S608 - a constant
+        f"FROM {SCHEMA}.events"
     )
     op.create_table(
         "log_partitions",
