@@ -1,12 +1,8 @@
-"""A job's event stream, and cancelling, while no worker interferes: each test walks its job itself.
-
-The last test follows a real worker.
-"""
+"""A job's event stream, and cancelling, with no worker about: each test walks its job itself."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import anyio
 import httpx
@@ -20,12 +16,10 @@ from service.api import Parts, create_api
 from service.client import Client
 from service.embedded import Servers
 from service.keys import KeyRing, new_key
-from service.settings import RunnerKind
 from tests.service.instances import (
     PATIENCE_S,
     Message,
     messages_of,
-    running_instance,
     served,
     visitor,
     whole_stream,
@@ -235,24 +229,3 @@ async def test_cancelling_what_has_ended_is_a_conflict_but_repeating_a_cancel_is
     assert again.headers["Headrace-Position"] == first.headers["Headrace-Position"]
     assert (another.status_code, another.json()["status"]) == (409, 409)
     assert "cancelled" in another.json()["detail"]
-
-
-# --- with a worker --------------------------------------------------------------------------------
-
-
-async def test_ready_says_where_the_preview_is_and_which_build_it_is(tmp_path: Path) -> None:
-    async with (
-        running_instance(tmp_path / "a home of mine", RunnerKind.TEMPLATE) as running,
-        visitor(running.instance.url, running.instance.key) as client,
-    ):
-        accepted = (await client.post("/v1/jobs", json={"goal": "a todo list"})).json()
-        messages = await whole_stream(client, accepted["job_id"])
-        ready = messages[-1].data["data"]
-        assert (messages[-1].event, ready["build_version"]) == ("JobReady", "build_v0_1")
-        versions = [int(message.id.partition("-")[0]) for message in messages]
-        assert versions == sorted(versions)
-        assert [m.data["jobversion"] for m in messages if m.event != "progress"] == sorted(
-            set(versions)
-        )
-        async with httpx.AsyncClient(trust_env=False) as browser:
-            assert (await browser.get(ready["preview_url"])).status_code == 200
