@@ -15,11 +15,12 @@ from eventstore.errors import (
     VersionConflict,
 )
 from eventstore.handling import CommandHandler, Handled
-from eventstore.hub import Hub, JobEntry, JobEvent, ProgressLine, Waker
+from eventstore.hub import START, Hub, JobEntry, JobEvent, ProgressLine, Waker
 from eventstore.opening import open_log
 from eventstore.store import Appended, Claim, CommandId, EventStore, LogEntry
 
 __all__ = [
+    "START",
     "Appended",
     "Archive",
     "Claim",

@@ -4,10 +4,12 @@ The tables stand in the schema `headrace`, which no rebuild of a read model ever
 projector fills `events`; the log itself only reads them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import anyio
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -24,13 +26,14 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import UUID, insert
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore.connection import postgres_errors
 from schemas import Position, RecordedEvent, decode
 from schemas.events import JobReady
 
 SCHEMA = "headrace"
+ASK_S = 5.0
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -89,9 +92,8 @@ class Archive:
             .where(table.c.job == job, table.c.tenant == tenant)
             .order_by(table.c.version)
         )
-        with postgres_errors():
-            async with self._engine.connect() as connection:
-                rows = (await connection.execute(query)).mappings().all()
+        async with self._asking() as connection:
+            rows = (await connection.execute(query)).mappings().all()
         return [recorded(dict(row)) for row in rows]
 
     async def last_build(self, tenant: str, project: str) -> int:
@@ -105,9 +107,8 @@ class Archive:
                 table.c.type == JobReady.type,
             )
         )  # fmt: skip
-        with postgres_errors():
-            async with self._engine.connect() as connection:
-                payloads = (await connection.execute(query)).scalars().all()
+        async with self._asking() as connection:
+            payloads = (await connection.execute(query)).scalars().all()
         return max(
             (JobReady.model_validate_json(data).build_number for data in payloads), default=0
         )
@@ -121,17 +122,15 @@ class Archive:
             .order_by(table.c.epoch.desc(), table.c.seq.desc())
             .limit(1)
         )
-        with postgres_errors():
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(query)).one_or_none()
+        async with self._asking() as connection:
+            row = (await connection.execute(query)).one_or_none()
         return Position(partition, row.epoch, row.seq) if row else None
 
     async def registered(self) -> list[Registration]:
         """The partitions in order, as Postgres knows them; none before the log was made."""
         table = log_partitions_table
-        with postgres_errors():
-            async with self._engine.connect() as connection:
-                rows = await connection.execute(select(table).order_by(table.c.partition))
+        async with self._asking() as connection:
+            rows = await connection.execute(select(table).order_by(table.c.partition))
         return [Registration(*row) for row in rows]
 
     async def register(self, partitions: Sequence[Registration]) -> None:
@@ -156,10 +155,16 @@ class Archive:
 
     async def count(self) -> int:
         """How many events are archived."""
-        with postgres_errors():
+        async with self._asking() as connection:
+            query = select(func.count()).select_from(events_table)
+            return (await connection.execute(query)).scalar_one()
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for a question that somebody waits for."""
+        with postgres_errors(), anyio.fail_after(ASK_S):
             async with self._engine.connect() as connection:
-                query = select(func.count()).select_from(events_table)
-                return (await connection.execute(query)).scalar_one()
+                yield connection
 
 
 def recorded(row: Mapping[str, Any]) -> RecordedEvent:

@@ -32,6 +32,7 @@ class JobUnknown(CommandRefused):
 
     def __init__(self, job: str, command: str) -> None:
         super().__init__(job, "unknown", command, "there is no such job")
+        self.args = (f"there is no job {job}",)
 
 
 class JobIsTerminal(CommandRefused):

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from uuid6 import uuid7
 
 from eventstore import (
+    START,
     CommandHandler,
     EventStoreError,
     Hub,
@@ -107,11 +108,12 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """A job to be streamed, the entry after which to begin, and whether the job has ended."""
+    """A job to be streamed: after which entry, whether the job has ended, and is begun anew."""
 
     ref: JobRef
     after: str
     ended: bool
+    is_reset: bool
 
 
 def create_api(parts: Parts) -> FastAPI:
@@ -201,16 +203,21 @@ def create_api(parts: Parts) -> FastAPI:
         last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
     ) -> Followed:
         state = await load(owner, job_id)
-        match = _ENTRY_ID.fullmatch(last_event_id or "0-0")
+        match = _ENTRY_ID.fullmatch(last_event_id or START)
         if match is None:
             raise HTTPException(400, "Last-Event-ID must be the id of an event of this stream")
-        if state.is_terminal and int(match[1]) >= state.version:
+        if state.is_terminal and int(match[1]) == state.version:
             raise problems.NothingMore
-        return Followed(JobRef(owner, job_id), match[0], state.is_terminal)
+        # An id from the future: what it stood for was lost, and the history begins anew.
+        is_lost = int(match[1]) > state.version
+        after = START if is_lost else match[0]
+        return Followed(JobRef(owner, job_id), after, state.is_terminal, is_lost)
 
     @app.get("/v1/jobs/{job_id}/stream", response_class=EventSourceResponse)
     async def stream(target: Annotated[Followed, Depends(followed)]) -> AsyncIterator[Any]:
         """The job's events and progress as they come, from `Last-Event-ID` on, to its end."""
+        if target.is_reset:
+            yield ServerSentEvent(id=START, event="reset", data={"reason": "events were lost"})
         ended = target.ended
         async for entry in parts.hub.follow(target.ref, target.after):
             yield _server_sent(entry)

@@ -75,6 +75,8 @@ class Client:
                 ) as response:
                     if response.status_code == 204:
                         return
+                    if response.status_code == 503:
+                        raise httpx.RemoteProtocolError("the API is not ready")
                     if response.status_code != 200:
                         await response.aread()
                         raise _api_error(response)

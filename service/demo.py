@@ -1,6 +1,7 @@
 """The demo: one goal from nothing to a preview that has answered."""
 
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,11 +17,12 @@ from service.client import Client
 from service.errors import ApiError
 from service.instance import LOCAL_TENANT, Instance
 from service.settings import Settings
-from service.watching import Screen, Watched
+from service.watching import Screen, Watched, watch
 from service.wiring import Log, make_sandbox_runtime
 
 ANSWER_S = 10.0
 END_S = 15.0
+CANCEL_S = 2.0
 
 log = structlog.get_logger()
 
@@ -45,16 +47,6 @@ class Outcome:
         return asdict(self)
 
 
-async def watch(client: Client, watched: Watched, screen: Screen) -> Watched:
-    """Follow a job to its end, showing it."""
-    try:
-        async for entry in client.follow(watched.job_id):
-            screen.show(watched, watched.take(entry))
-    finally:
-        screen.close()
-    return watched
-
-
 async def demo(
     instance: Instance, goal: str, *, project: str, screen: Screen
 ) -> tuple[Watched, Outcome]:
@@ -63,7 +55,13 @@ async def demo(
     async with Client(instance.url, instance.key) as client:
         accepted = await client.submit(goal, project=project, tier="free")
         watched = Watched(accepted["job_id"], goal, accepted["project_id"])
-        await watch(client, watched, screen)
+        try:
+            await watch(client, watched, screen)
+        except anyio.get_cancelled_exc_class():
+            # Whoever ends the demo does not want the app any more, nor the next start to build it.
+            with anyio.move_on_after(CANCEL_S, shield=True), suppress(ApiError):
+                await client.cancel(watched.job_id)
+            raise
     result = watched.result
     return watched, Outcome(
         job_id=watched.job_id,

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -53,6 +53,7 @@ def embedded_servers(home: Path) -> Iterator[Servers]:
     with ExitStack() as stack:
         stack.enter_context(exclusive(home))
         run = socket_folder(home)
+        stack.callback(_remove_empty, run)
         for name, server in (("valkey", _valkey), ("postgres", _postgres)):
             log = stack.enter_context(_own_log(home / name))
             stack.enter_context(server(home / name, run, log))
@@ -122,6 +123,13 @@ def _locked(file: IO[Any]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _remove_empty(run: Path) -> None:
+    """Leave no folder behind, unless sandboxes that live on have their sockets there."""
+    for folder in (run / "sandboxes", run):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from eventstore import PostgresUnavailable, postgres_errors
 KEY_PREFIX = "hr_"
 FRESH_S = 60.0
 LOOK_UP_S = 3.0
+PAUSE_S = 10.0
 _MOST_CACHED = 10_000
 
 metadata = MetaData(schema="headrace")
@@ -58,9 +59,11 @@ class KeyRing:
         try:
             tenant = await self._look_up(digest)
         except PostgresUnavailable:
-            if known:
-                return known[0]
-            raise
+            if known is None:
+                raise
+            # Not asked again at once: each request would wait for the answer that does not come.
+            self._known[digest] = (known[0], self._monotonic() - FRESH_S + PAUSE_S)
+            return known[0]
         if tenant is None:
             self._known.pop(digest, None)
         else:

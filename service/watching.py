@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas import Phase
-from service.client import Entry
+from service.client import Client, Entry
 
 LOG_LINES = 6
 _STEPS = ("queued", *Phase)
@@ -62,6 +62,8 @@ class Watched:
 
     def take(self, entry: Entry) -> str | None:
         """Fold one entry; a line that says it in plain text, None where nothing is worth one."""
+        if entry.name == "reset":
+            return "          (events were lost; from the beginning)"
         if entry.name == "progress":
             return self._take_progress(entry.data["kind"], entry.data["data"])
         at = datetime.fromisoformat(entry.data["time"])
@@ -174,6 +176,16 @@ class Screen:
 
     def _mark(self, step: Step) -> RenderableType:
         return self._spinner if step.state == "running" else Text(*_MARK[step.state])
+
+
+async def watch(client: Client, watched: Watched, screen: Screen) -> Watched:
+    """Follow a job to its end, showing it."""
+    try:
+        async for entry in client.follow(watched.job_id):
+            screen.show(watched, watched.take(entry))
+    finally:
+        screen.close()
+    return watched
 
 
 _STYLE = {"waiting": "dim", "running": "cyan", "done": "", "failed": "red"}

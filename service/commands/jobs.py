@@ -20,8 +20,8 @@ from service.commands.terminal import (
     print_json,
     run,
 )
-from service.demo import watch as watch_job
 from service.watching import Screen, Watched, summary
+from service.watching import watch as watch_job
 
 T = TypeVar("T")
 

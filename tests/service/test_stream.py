@@ -171,6 +171,15 @@ async def test_a_follower_who_has_seen_the_end_is_told_that_nothing_comes(quiet:
     assert (response.status_code, response.content) == (204, b"")
 
 
+async def test_an_id_from_a_history_that_was_lost_gets_reset_and_the_history_anew(
+    quiet: Quiet,
+) -> None:
+    ref = await quiet.finished()
+    reset, *history = await whole_stream(quiet.client, ref.job, after="99-0")
+    assert reset.event == "reset"
+    assert [message.id for message in history] == WHOLE
+
+
 async def test_what_is_no_id_of_the_stream_is_a_bad_request(quiet: Quiet) -> None:
     ref = await quiet.submit()
     path = f"/v1/jobs/{ref.job}/stream"
