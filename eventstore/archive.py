@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     func,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import UUID, insert
@@ -55,6 +56,8 @@ events_table = Table(
     # Exactly the bytes that were appended: jsonb would refuse some and rewrite others.
     Column("data", LargeBinary, nullable=False),
     Index("events_job_version", "job", "version", unique=True),
+    # What a project's last build number is read from.
+    Index("events_ready", "tenant", "project", postgresql_where=text("type = 'JobReady'")),
 )
 
 log_partitions_table = Table(
@@ -113,18 +116,18 @@ class Archive:
             (JobReady.model_validate_json(data).build_number for data in payloads), default=0
         )
 
-    async def last_position(self, partition: int) -> Position | None:
-        """The newest archived position of a partition."""
+    async def last_event(self, partition: int) -> tuple[Position, str] | None:
+        """Position and id of the newest archived event of a partition."""
         table = events_table
         query = (
-            select(table.c.epoch, table.c.seq)
+            select(table.c.epoch, table.c.seq, table.c.id)
             .where(table.c.partition == partition)
             .order_by(table.c.epoch.desc(), table.c.seq.desc())
             .limit(1)
         )
         async with self._asking() as connection:
             row = (await connection.execute(query)).one_or_none()
-        return Position(partition, row.epoch, row.seq) if row else None
+        return (Position(partition, row.epoch, row.seq), row.id) if row else None
 
     async def registered(self) -> list[Registration]:
         """The partitions in order, as Postgres knows them; none before the log was made."""

@@ -12,6 +12,7 @@ from redis.exceptions import (
     ConnectionError,  # noqa: A004
     OutOfMemoryError,
     ReadOnlyError,
+    ResponseError,
     TimeoutError,  # noqa: A004
 )
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -21,6 +22,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from eventstore.errors import PostgresUnavailable, RedisUnavailable
 
 COMMAND_TIMEOUT_S = 5.0
+_REFUSALS = frozenset(
+    {"NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOPERM", "NOGROUP", "BUSY"}
+)
 MAX_CONNECTIONS = 32
 _ASYNCPG = "postgresql+asyncpg"
 # What COPY raises, which goes to the driver directly.
@@ -78,6 +82,10 @@ def redis_errors() -> Iterator[None]:
         yield
     except (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError) as e:
         raise RedisUnavailable(f"Redis does not answer: {e or type(e).__name__}") from e
+    except ResponseError as e:
+        if str(e).split(" ", 1)[0] in _REFUSALS:
+            raise RedisUnavailable(f"Redis refuses: {e}") from e
+        raise
 
 
 @contextmanager
@@ -89,6 +97,8 @@ def postgres_errors() -> Iterator[None]:
     """
     try:
         yield
+    except asyncpg.DataError:
+        raise  # an InterfaceError by descent, but it is our data that it refuses
     except (OSError, InterfaceError, OperationalError, PoolTimeout, *_ASYNCPG_AWAY) as e:
         raise PostgresUnavailable(f"Postgres does not answer: {e}") from e
     except DBAPIError as e:

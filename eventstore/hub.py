@@ -16,7 +16,7 @@ import structlog
 from redis.asyncio import Redis
 
 from eventstore.connection import redis_errors
-from eventstore.errors import RedisUnavailable
+from eventstore.errors import EventStoreError
 from eventstore.keys import Keys
 from eventstore.reading import Fields, stream_end, stream_range
 from eventstore.store import EventStore
@@ -85,12 +85,13 @@ class Hub:
         partitions = {Keys(number).bell: number for number in range(self._store.partitions)}
         while True:
             try:
+                await self._store.note_restart()
                 ends = {bell: await stream_end(self._redis, bell) or START for bell in partitions}
                 # Whatever rang before these ends were read, its news is looked for now.
                 self._wake_all()
                 while True:
                     await self._listen(ends, partitions)
-            except RedisUnavailable as error:
+            except EventStoreError as error:
                 log.warning("hub_reconnects", error=str(error))
                 await anyio.sleep(_BACKOFF_S)
 

@@ -10,6 +10,9 @@ Postgres owns the truth about which log there is (`log_partitions`). Per partiti
     `open`         empty               LogMissing
     not there      whole log           adopted: Postgres was restored or made anew
     not there      trimmed log         LogUnverified: its beginning exists nowhere
+    `open`         ends before or      LogUnverified: Redis has lost events, or has others
+                   differs from the
+                   archive
     any            another lineage     LogUnverified
 """
 
@@ -23,9 +26,10 @@ from eventstore.archive import Archive, Registration
 from eventstore.connection import redis_errors
 from eventstore.errors import LogMissing, LogUnverified, ServerUnsuitable
 from eventstore.keys import FORMAT, Keys
-from eventstore.reading import hash_fields
+from eventstore.reading import hash_fields, stream_exact
 from eventstore.scripts import Scripts
 from eventstore.store import EventStore
+from schemas import Position
 
 FIRST_EPOCH = 1
 
@@ -41,7 +45,9 @@ async def open_log(redis: Redis, archive: Archive, *, partitions: int) -> EventS
     run_id = await _check_server(redis)
     registered = await archive.registered()
     if not registered:
-        found = [await _unregistered(redis, Keys(number)) for number in range(partitions)]
+        found = [
+            await _unregistered(redis, Keys(number), partitions) for number in range(partitions)
+        ]
         await archive.register(found)
         registered = await archive.registered()
     if len(registered) != partitions:
@@ -51,18 +57,27 @@ async def open_log(redis: Redis, archive: Archive, *, partitions: int) -> EventS
         )
     scripts = Scripts(redis)
     for registration in registered:
-        await _open_partition(redis, scripts, registration, run_id)
+        await _open_partition(redis, archive, scripts, registration, run_id, partitions)
         if registration.state == "creating":
             await archive.mark_open(registration.partition)
     lineages = {one.partition: one.lineage for one in registered}
-    return EventStore(redis, archive, lineages, partitions=partitions)
+    store = EventStore(redis, archive, lineages, partitions=partitions)
+    await store.note_restart()
+    return store
 
 
-async def _unregistered(redis: Redis, keys: Keys) -> Registration:
+async def _unregistered(redis: Redis, keys: Keys, partitions: int) -> Registration:
     """What to register for a partition that Postgres does not know."""
-    lineage, epoch, seq = await hash_fields(redis, keys.meta, "lineage", "epoch", "seq")
+    lineage, epoch, seq, made_with = await hash_fields(
+        redis, keys.meta, "lineage", "epoch", "seq", "partitions"
+    )
     if lineage is None or epoch is None:
         return Registration(keys.partition, str(uuid4()), FIRST_EPOCH, "creating")
+    if made_with != str(partitions):
+        raise ServerUnsuitable(
+            f"the log in this Redis has {made_with} partitions, not {partitions}: their number is "
+            "fixed when a log is made"
+        )
     with redis_errors():
         length = await redis.xlen(keys.log)
     if seq != str(length):
@@ -74,7 +89,12 @@ async def _unregistered(redis: Redis, keys: Keys) -> Registration:
 
 
 async def _open_partition(
-    redis: Redis, scripts: Scripts, registered: Registration, run_id: str
+    redis: Redis,
+    archive: Archive,
+    scripts: Scripts,
+    registered: Registration,
+    run_id: str,
+    partitions: int,
 ) -> None:
     keys, lineage = Keys(registered.partition), registered.lineage
     (found,) = await hash_fields(redis, keys.meta, "lineage")
@@ -82,25 +102,34 @@ async def _open_partition(
         answer = await scripts(
             "create",
             [keys.meta, keys.log, keys.work("high"), keys.work("normal")],
-            [lineage, registered.epoch, run_id, FORMAT],
+            [lineage, registered.epoch, run_id, FORMAT, partitions],
         )
         found = lineage if answer == b"created" else answer.decode()
     if found is None:
         raise LogMissing(keys.partition)
     if found != lineage:
         raise LogUnverified(keys.partition, f"found {found}, registered is {lineage}")
-    await _note_restart(redis, keys, run_id)
+    await _compare_with_archive(redis, archive, keys)
 
 
-async def _note_restart(redis: Redis, keys: Keys, run_id: str) -> None:
-    """A restarted server gives every worker one lease to report before its jobs are taken over."""
-    (run,) = await hash_fields(redis, keys.meta, "run")
-    if run == run_id:
+async def _compare_with_archive(redis: Redis, archive: Archive, keys: Keys) -> None:
+    """A log that ends before its archive has lost events, whose positions would be used again."""
+    archived = await archive.last_event(keys.partition)
+    if archived is None:
         return
-    with redis_errors():
-        seconds, microseconds = await redis.time()
-        opened = seconds * 1000 + microseconds // 1000
-        await redis.hset(keys.meta, mapping={"run": run_id, "opened": opened})
+    position, event_id = archived
+    epoch, seq = await hash_fields(redis, keys.meta, "epoch", "seq")
+    end = Position(keys.partition, int(epoch or 0), int(seq or 0))
+    if end < position:
+        raise LogUnverified(
+            keys.partition,
+            f"it ends at {end.entry_id}, its archive at {position.entry_id}: Redis has lost events",
+        )
+    (fields,) = await stream_exact(redis, keys.log, [position.entry_id])
+    if fields is not None and fields[b"id"].decode() != event_id:
+        raise LogUnverified(
+            keys.partition, f"at {position.entry_id} stands another event than in the archive"
+        )
 
 
 async def _check_server(redis: Redis) -> str:

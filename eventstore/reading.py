@@ -26,14 +26,14 @@ async def stream_end(redis: Redis, key: str) -> str | None:
     return newest[0][0].decode() if newest else None
 
 
-async def stream_exact(redis: Redis, key: str, ids: list[str]) -> list[Fields]:
-    """The fields of the entries with exactly these ids, in one round trip."""
+async def stream_exact(redis: Redis, key: str, ids: list[str]) -> list[Fields | None]:
+    """The fields of the entries with exactly these ids, None where there is none; one trip."""
     pipeline = redis.pipeline(transaction=False)
     for entry_id in ids:
         pipeline.xrange(key, entry_id, entry_id)
     with redis_errors():
         found: Any = await pipeline.execute()
-    return [entries[0][1] for entries in found]
+    return [entries[0][1] if entries else None for entries in found]
 
 
 async def hash_fields(redis: Redis, key: str, *names: str) -> list[str | None]:

@@ -195,7 +195,8 @@ class EventStore:
         """
         keys, partition = self.keys(tenant), self.partition(tenant)
         number = await self.archive.last_build(tenant, project)
-        after = await self.archive.last_position(partition)
+        archived = await self.archive.last_event(partition)
+        after = archived[0] if archived else None
         while entries := await self.read_log(partition, after, count=READ_BATCH):
             for entry in entries:
                 event = entry.event
@@ -265,7 +266,8 @@ class EventStore:
             return await self.archive.read_job(ref.tenant, ref.job)
         version = int(end.split("-")[0])
         ids = [f"{number}-0" for number in range(1, version + 1)]
-        return [from_fields(fields) for fields in await stream_exact(self.redis, key, ids)]
+        found = await stream_exact(self.redis, key, ids)
+        return [from_fields(fields) for fields in found if fields is not None]
 
     async def read_log(
         self, partition: int, after: Position | None, *, count: int = READ_BATCH
@@ -288,6 +290,23 @@ class EventStore:
         if epoch is None or seq is None:
             raise LogMissing(partition)
         return Position(partition, int(epoch), int(seq))
+
+    async def note_restart(self) -> None:
+        """If the server was restarted, begin the time anew in which no job is taken over.
+
+        Idle times went on counting while it was down, and the living must report first.
+        """
+        with redis_errors():
+            info: Any = await self.redis.info("server")
+            seconds, microseconds = await self.redis.time()
+        opened = int(seconds) * 1000 + int(microseconds) // 1000
+        for keys in self._keys:
+            (run,) = await hash_fields(self.redis, keys.meta, "run")
+            if run is not None and run != info["run_id"]:
+                with redis_errors():
+                    await self.redis.hset(
+                        keys.meta, mapping={"run": info["run_id"], "opened": str(opened)}
+                    )
 
     # --- work ------------------------------------------------------------------------------------
 
@@ -323,8 +342,8 @@ class EventStore:
         keys = self.keys(claim.ref.tenant)
         answer = await self._scripts(
             "release",
-            [keys.runs, keys.work(claim.work_class)],
-            [claim.ref.job, claim.worker, claim.attempt],
+            [keys.runs, keys.work(claim.work_class), keys.bell],
+            [claim.ref.job, claim.worker, claim.attempt, claim.project],
         )
         return bool(answer)
 

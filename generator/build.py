@@ -1,7 +1,8 @@
 """One build under way: the job as its worker knows it, its parts, and its voice in the log."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import structlog
 
 from eventstore import Claim, CommandHandler, Handled, RedisUnavailable
 from generator.artifacts import ArtifactStore
-from generator.errors import SandboxError
+from generator.errors import DeadlinePassed, SandboxUnavailable
 from generator.runner import Runner
 from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory, Stream
 from generator.transcript import Transcript
@@ -33,9 +34,23 @@ class Deadlines:
     upload_s: float = 120
     install_s: float = 600
     tests_s: float = 300
+    call_s: float = 30
+    """A single small request: start a server, read a log, store a file."""
     probe_s: float = 30
+    job_s: float = 3600
+    """All phases together."""
     sandbox_s: int = 3600
     """The life of a sandbox, and so of a preview."""
+
+
+@contextmanager
+def deadline(seconds: float, what: str) -> Iterator[None]:
+    """Raises `DeadlinePassed` when the block takes longer."""
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError as error:
+        raise DeadlinePassed(what, seconds) from error
 
 
 @dataclass(slots=True)
@@ -68,14 +83,21 @@ class Build:
 
     def runtime(self) -> SandboxRuntime:
         """The provider of sandboxes, made when it is first needed."""
+        if self.sandbox_runtime_factory is None:
+            raise SandboxUnavailable("this worker was started without sandboxes")
         if self._runtime is None:
-            assert self.sandbox_runtime_factory is not None  # noqa: S101 - the service checks it
             self._runtime = self.sandbox_runtime_factory()
         return self._runtime
 
     async def tell(self, command: Command) -> Handled:
-        """Carry out a command on the job, as its owner."""
-        handled = await self.handler.handle(self.claim.ref, command, job=self.job, claim=self.claim)
+        """Carry out a command on the job, as its owner.
+
+        Waits for a Redis that is away: what a phase made, and what was paid for it, is not thrown
+        away for a restart.
+        """
+        handled = await self.handler.handle(
+            self.claim.ref, command, job=self.job, claim=self.claim, patience_s=LOG_PATIENCE_S
+        )
         self.job = handled.job
         return handled
 
@@ -110,12 +132,16 @@ class Build:
     async def store_files(self, files: Mapping[str, bytes]) -> str:
         """Keep the app's files; the digest of their manifest."""
         self._files = files
-        return await self.artifacts.put(files)
+        with deadline(self.deadlines.upload_s, "storing the files"):
+            return await self.artifacts.put(files)
 
     async def files(self) -> Mapping[str, bytes]:
         """The app's files, from the artifact store if another worker wrote them."""
         if self._files is None:
-            self._files = await self.artifacts.get(self.job.manifest) if self.job.manifest else {}
+            with deadline(self.deadlines.upload_s, "loading the files"):
+                self._files = (
+                    await self.artifacts.get(self.job.manifest) if self.job.manifest else {}
+                )
         return self._files
 
     async def end_sandbox(self) -> None:
@@ -131,8 +157,6 @@ class Build:
                 if self.sandbox:
                     await self.sandbox.close()
                 await self.runtime().kill(sandbox_id)
-        except (SandboxError, TimeoutError) as error:
-            log.error(
-                "sandbox_not_ended", job=self.job.job, sandbox_id=sandbox_id, error=str(error)
-            )
+        except Exception:  # whatever a provider raises, the job must still end
+            log.exception("sandbox_not_ended", job=self.job.job, sandbox_id=sandbox_id)
         self.sandbox = None

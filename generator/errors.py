@@ -6,6 +6,7 @@ GenerationError
 ├── ManifestInvalid         the app's headrace.toml cannot be used
 ├── ArtifactMissing         a stored file is gone or damaged
 ├── CheckFailed             the app does not do what it must
+├── DeadlinePassed          a step took longer than it may
 └── SandboxError
     ├── SandboxUnavailable  this machine or these settings cannot make sandboxes
     ├── SandboxBusy         the provider refuses for now
@@ -66,6 +67,17 @@ class CheckFailed(GenerationError):
         self.exit_code = exit_code
         self.output = output
         super().__init__(message)
+
+
+class DeadlinePassed(GenerationError):
+    """A step, or the whole build, took too long. Trying again may help."""
+
+    kind = "timeout"
+
+    def __init__(self, what: str, seconds: float) -> None:
+        self.what = what
+        self.seconds = seconds
+        super().__init__(f"{what} did not end within {seconds:g} s: try again")
 
 
 class SandboxError(GenerationError):

@@ -10,8 +10,8 @@ from datetime import timedelta
 import anyio
 
 from generator.app_manifest import app_commands
-from generator.build import Build
-from generator.errors import CheckFailed, CommandTimeout, RunnerFailed
+from generator.build import Build, deadline
+from generator.errors import CheckFailed, CommandTimeout, DeadlinePassed, RunnerFailed
 from generator.output import clean, last_line, tail
 from generator.probe import probe
 from generator.runner import RunnerTask
@@ -85,7 +85,8 @@ async def checks(build: Build) -> CompletePhase:
     commands = app_commands(await build.files())
     tested = await _run(build, commands.test, build.deadlines.tests_s, "the app's own tests fail")
     tests_ms = _ms(started)
-    await build.sandbox.start(commands.start, log_path=SERVER_LOG, env=build.app_environment)
+    with deadline(build.deadlines.call_s, "starting the app"):
+        await build.sandbox.start(commands.start, log_path=SERVER_LOG, env=build.app_environment)
     url = build.sandbox.preview_url(PREVIEW_PORT)
     found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
     if found.failure is not None:
@@ -133,7 +134,7 @@ async def _prepare_sandbox(build: Build) -> dict[str, str | int]:
     build.sandbox = await _create_sandbox(build)
     create_ms = _ms(started)
     files = await build.files()
-    with anyio.fail_after(build.deadlines.upload_s):
+    with deadline(build.deadlines.upload_s, "the upload to the sandbox"):
         await build.sandbox.write_files(files)
     upload_ms = _ms(started) - create_ms
     install = app_commands(files).install
@@ -151,7 +152,7 @@ async def _prepare_sandbox(build: Build) -> dict[str, str | int]:
 async def _create_sandbox(build: Build) -> Sandbox:
     """A sandbox that the log knows of. One that could not be recorded is ended at once."""
     life_s = build.deadlines.sandbox_s
-    with anyio.fail_after(build.deadlines.create_s):
+    with deadline(build.deadlines.create_s, "making a sandbox"):
         sandbox = await build.runtime().create(
             metadata={
                 "tenant": build.job.tenant,
@@ -204,8 +205,9 @@ async def _run(build: Build, command: str, timeout_s: float, failure: str) -> Co
 async def _server_output(build: Build) -> str:
     assert build.sandbox is not None  # noqa: S101 - callers made one
     try:
-        content = await build.sandbox.read_file(SERVER_LOG)
-    except FileNotFoundError:
+        with deadline(build.deadlines.call_s, "reading the app's output"):
+            content = await build.sandbox.read_file(SERVER_LOG)
+    except (FileNotFoundError, DeadlinePassed):
         return ""
     return tail(clean(content.decode(errors="replace")), MAX_OUTPUT_CHARS)
 

@@ -12,20 +12,19 @@ from eventstore import (
     Claim,
     CommandHandler,
     EventStoreError,
-    Fenced,
     Hub,
     JobEvent,
     NumberTaken,
     RedisUnavailable,
 )
 from generator.artifacts import ArtifactStore
-from generator.build import Build, Deadlines
+from generator.build import Build, Deadlines, deadline
 from generator.errors import CheckFailed, GenerationError
 from generator.output import clean
 from generator.phases import PHASES, simulated
 from generator.runner import Runner
 from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
-from schemas import Job, JobIsCancelling, JobIsTerminal, Status
+from schemas import CommandRefused, Job, JobIsCancelling, JobIsTerminal, Status
 from schemas.commands import (
     ConfirmCancel,
     FailJob,
@@ -60,8 +59,6 @@ class GenerationService:
         workspace_root: Path,
         deadlines: Deadlines | None = None,
     ) -> None:
-        if runner is not None and sandbox_runtime_factory is None:
-            raise ValueError("a runner's code needs a sandbox_runtime_factory to run in")
         self._handler = handler
         self._hub = hub
         self._artifacts = artifacts
@@ -127,7 +124,8 @@ class GenerationService:
         """Through all phases to the end. Returns with the job not ended if a cancel was met."""
         try:
             try:
-                await self._run_phases(build)
+                with deadline(self._deadlines.job_s, "the build"):
+                    await self._run_phases(build)
             except (EventStoreError, JobIsCancelling, JobIsTerminal):
                 raise
             except Exception as error:  # noqa: BLE001 - a bug must end as an event, not as silence
@@ -171,7 +169,9 @@ class GenerationService:
             except NumberTaken as taken:
                 build.maybe_ready = False
                 command = replace(command, build_number=taken.last + 1)
-            except (JobIsCancelling, JobIsTerminal, Fenced):
+            except RedisUnavailable:
+                raise
+            except (EventStoreError, CommandRefused):
                 build.maybe_ready = False
                 raise
             else:
@@ -191,7 +191,7 @@ class GenerationService:
             phase=build.job.current_phase,
             debug_id=debug_id,
             kind=error.kind if isinstance(error, GenerationError) else "internal",
-            error=str(error),
+            command=error.command if isinstance(error, CheckFailed) else None,
             exc_info=None if expected else error,
         )
         if isinstance(error, CheckFailed) and build.job.status is Status.CHECKS:

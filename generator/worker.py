@@ -8,6 +8,7 @@ from functools import partial
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 
 from eventstore import (
     Claim,
@@ -63,29 +64,28 @@ class Worker:
         with self._hub.listen_work() as waker:
             async with anyio.create_task_group() as tasks:
                 while True:
-                    for claim in await self._claim_round():
-                        self._running += 1
-                        tasks.start_soon(self._run_claim, claim, waker)
+                    try:
+                        await self._claim_round(tasks, waker)
+                    except EventStoreError as error:
+                        log.warning("worker_waits", worker=self.name, error=str(error))
+                        await anyio.sleep(_BACKOFF_S)
                     await waker.wait(LOOK_AGAIN_S)
 
-    async def _claim_round(self) -> list[Claim]:
+    async def _claim_round(self, tasks: TaskGroup, waker: Waker) -> None:
         """Ask each partition once for what fits; begin one further on each time, to be fair."""
-        claims: list[Claim] = []
         first = self._next_partition
         self._next_partition = (first + 1) % self._store.partitions
-        try:
-            for offset in range(self._store.partitions):
-                free = self._slots - self._running - len(claims)
-                if free <= 0:
-                    break
-                partition = (first + offset) % self._store.partitions
-                claims += await self._store.claim(
-                    partition, self.name, free_slots=free, lease_ms=self._lease_ms
-                )
-        except RedisUnavailable as error:
-            log.warning("worker_waits", worker=self.name, error=str(error))
-            await anyio.sleep(_BACKOFF_S)
-        return claims
+        for offset in range(self._store.partitions):
+            free = self._slots - self._running
+            if free <= 0:
+                return
+            partition = (first + offset) % self._store.partitions
+            for claim in await self._store.claim(
+                partition, self.name, free_slots=free, lease_ms=self._lease_ms
+            ):
+                # Begun at once: a claim kept for later would be lost with whatever comes between.
+                self._running += 1
+                tasks.start_soon(self._run_claim, claim, waker)
 
     async def _run_claim(self, claim: Claim, waker: Waker) -> None:
         facts = {"job": claim.ref.job, "attempt": claim.attempt, "worker": self.name}
@@ -106,8 +106,9 @@ class Worker:
             log.error("build_interrupted", error=str(error), **facts)
             await anyio.sleep(_BACKOFF_S)
         except Exception:  # one job must not end the worker of the others
+            # Not handed back: its lease is the pause before somebody stumbles over it again.
             log.exception("build_crashed", **facts)
-            await anyio.sleep(_BACKOFF_S)
+            finished = True
         finally:
             if not finished:
                 await self._hand_back(claim)

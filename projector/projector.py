@@ -97,6 +97,9 @@ class Projector:
                 checkpoint = await _checkpoint(connection, partition)
         entries = await self._store.read_log(partition, checkpoint, count=BATCH)
         if not entries:
+            end = await self._store.log_end(partition)
+            if checkpoint and end < checkpoint:
+                raise LogBroken(partition, checkpoint.seq + 1, end.seq)
             return 0
         _check_dense(checkpoint, entries)
         try:

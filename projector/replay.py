@@ -1,7 +1,7 @@
 """Proving and remaking the read model from the archive.
 
 Both read the archive once, job by job: a job's events stand together, so memory stays flat however
-many jobs there are.
+many jobs there are; only `verify` holds the live rows beside it.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence

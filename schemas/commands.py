@@ -1,4 +1,4 @@
-"""What can be asked of a job. Imperative; `schemas.job.decide` answers with events or refuses."""
+"""What can be asked of a job. Imperative; `decide` answers with events or refuses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas.decoding import decode
+from schemas.errors import UndecodableEvent
 from schemas.events import AnyPayload, Known
 
 SOURCE = "/headrace"
@@ -60,7 +61,16 @@ def format_time(time: datetime) -> str:
 
 
 def from_fields(fields: Mapping[bytes, bytes]) -> RecordedEvent:
-    """The event in a stream entry. Raises `UndecodableEvent`, `KeyError` on a foreign entry."""
+    """The event in a stream entry. Raises `UndecodableEvent`."""
+    try:
+        return _from_fields(fields)
+    except (KeyError, ValueError) as error:
+        raise UndecodableEvent(
+            fields.get(b"type", b"?").decode(errors="replace"), fields.get(b"data", b""), str(error)
+        ) from error
+
+
+def _from_fields(fields: Mapping[bytes, bytes]) -> RecordedEvent:
     event_type, data = fields[b"type"].decode(), fields[b"data"]
     return RecordedEvent(
         id=fields[b"id"].decode(),

@@ -40,6 +40,7 @@ class JobIsTerminal(CommandRefused):
 
     def __init__(self, job: str, status: str, command: str) -> None:
         super().__init__(job, status, command, f"the job is {status} already")
+        self.args = (f"job {job} has ended already: it is {status}",)
 
 
 class JobIsCancelling(CommandRefused):

@@ -38,6 +38,7 @@ from service.migrating import upgrade
 from service.settings import RunnerKind, SandboxKind, Settings
 
 CLOSE_S = 5.0
+BACKLOG = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def generation(settings: Settings, log: Log) -> GenerationService:
         log.hub,
         make_artifacts(settings),
         runner=runner,
-        sandbox_runtime_factory=(lambda: make_sandbox_runtime(settings)) if runner else None,
+        sandbox_runtime_factory=lambda: make_sandbox_runtime(settings),
         workspace_root=settings.home / "workspaces",
     )
 
@@ -206,4 +207,5 @@ def _listen(host: str, port: int) -> socket.socket:
             f"HEADRACE_PORT: {host}:{port} cannot be used ({error.strerror}); choose another, or 0 "
             "for a free one"
         ) from error
+    listener.listen(BACKLOG)  # before anybody is told where
     return listener

@@ -45,10 +45,13 @@ end
 
 for _, work in ipairs({KEYS[3], KEYS[4]}) do
   if free > 0 and now - tonumber(meta[2]) >= lease then
-    for _, entry in ipairs(redis.call('XAUTOCLAIM', work, GROUP, worker, lease, '0',
-        'COUNT', free)[2]) do
-      take(work, entry)
-    end
+    -- One call looks at ten entries per wanted one; the abandoned may stand behind the living.
+    local cursor = '0-0'
+    repeat
+      local answer = redis.call('XAUTOCLAIM', work, GROUP, worker, lease, cursor, 'COUNT', free)
+      cursor = answer[1]
+      for _, entry in ipairs(answer[2]) do take(work, entry) end
+    until cursor == '0-0' or free <= 0
   end
 end
 for _, work in ipairs({KEYS[3], KEYS[4]}) do

@@ -1,13 +1,13 @@
 --[[ create: make the log of a partition, once.
 
 KEYS   1 meta   2 log   3 work:high   4 work:normal
-ARGV   1 lineage   2 epoch   3 the server's run id   4 format
+ARGV   1 lineage   2 epoch   3 the server's run id   4 format   5 number of partitions
 
 Result 'created', or the lineage that is there already, or 'orphaned' when a log without meta is.
 
 Atomic: everything. Two processes that open at once: one creates, the other is told its lineage.
 ]]
-if #KEYS ~= 4 or #ARGV ~= 4 then
+if #KEYS ~= 4 or #ARGV ~= 5 then
   return redis.error_reply('HEADRACE create: wrong number of keys or arguments')
 end
 local lineage = redis.call('HGET', KEYS[1], 'lineage')
@@ -20,5 +20,6 @@ for _, work in ipairs({KEYS[3], KEYS[4]}) do
 end
 local time = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'lineage', ARGV[1], 'epoch', ARGV[2], 'seq', '0', 'run', ARGV[3],
-  'opened', time[1] * 1000 + math.floor(time[2] / 1000), 'format', ARGV[4])
+  'opened', time[1] * 1000 + math.floor(time[2] / 1000), 'format', ARGV[4],
+  'partitions', ARGV[5])
 return 'created'

@@ -1,20 +1,24 @@
 --[[ release: a worker hands a job back unfinished; the next one may take it at once.
 
-KEYS   1 runs   2 the work stream of the job's class
-ARGV   1 job   2 owner   3 attempt
+KEYS   1 runs   2 the work stream of the job's class   3 bell
+ARGV   1 job   2 owner   3 attempt   4 project
 
 Result 1 when it was handed back, 0 when it was not this owner's any more.
 
-Atomic: everything. The entry stays pending and is made to look long idle, which is how a claim
-finds it; the attempt stays, so that the next claim counts on from it.
+Atomic: everything. The job gets a new work entry instead of the pending one: an entry that nobody
+holds is given out without a wait, also right after the log was opened. The attempt stays, so that
+the next claim counts on from it.
 ]]
-if #KEYS ~= 2 or #ARGV ~= 3 then
+if #KEYS ~= 3 or #ARGV ~= 4 then
   return redis.error_reply('HEADRACE release: wrong number of keys or arguments')
 end
 local run = redis.call('HGET', KEYS[1], ARGV[1])
 if not run then return 0 end
 local tenant, class, entry, owner, attempt = string.match(run, '^(%S+) (%S+) (%S+) (%S+) (%d+)$')
 if owner ~= ARGV[2] or attempt ~= ARGV[3] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], table.concat({tenant, class, entry, '-', attempt}, ' '))
-redis.call('XCLAIM', KEYS[2], 'generators', owner, 0, entry, 'IDLE', 2147483647, 'JUSTID')
+local id = redis.call('XADD', KEYS[2], '*', 'job', ARGV[1], 'tenant', tenant, 'project', ARGV[4])
+redis.call('XACK', KEYS[2], 'generators', entry)
+redis.call('XDEL', KEYS[2], entry)
+redis.call('HSET', KEYS[1], ARGV[1], table.concat({tenant, class, id, '-', attempt}, ' '))
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', 1000, '*', 'job', ARGV[1], 'what', 'queued')
 return 1

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from eventstore import EventStoreError
 from service.embedded import Servers
-from service.errors import ApiError, NotRunning, ServiceError
+from service.errors import ApiError, NotRunning, ServiceError, SettingsInvalid
 from service.instance import Instance
 from service.logging import configure_logging
 from service.settings import Settings
@@ -22,6 +22,7 @@ from service.settings import Settings
 T = TypeVar("T")
 
 WIDE = 240
+_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REFUSED = 2
 """Exit code for a request that was refused."""
 
@@ -53,6 +54,8 @@ def friendly() -> Iterator[None]:
 def api() -> tuple[str, str]:
     """URL and key: from the environment, else of the instance that runs on this home."""
     settings = Settings.read()
+    if settings.url and not settings.key:
+        raise SettingsInvalid("HEADRACE_URL is set, but HEADRACE_KEY is not: set both, or neither")
     if settings.url and settings.key:
         return settings.url, settings.key.get_secret_value()
     instance = Instance.find(settings)
@@ -85,10 +88,10 @@ def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
 
 
 def run_until_interrupted(main: Callable[[], Awaitable[None]]) -> None:
-    """Run `main`; SIGINT or SIGTERM cancels it, and its clean-up is waited for."""
+    """Run `main`; SIGINT, SIGTERM or SIGHUP cancels it, and its clean-up is waited for."""
 
     async def stop_at_signal(scope: anyio.CancelScope) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with anyio.open_signal_receiver(*_STOP) as signals:
             async for _ in signals:
                 scope.cancel()
 
