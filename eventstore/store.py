@@ -267,7 +267,11 @@ class EventStore:
         version = int(end.split("-")[0])
         ids = [f"{number}-0" for number in range(1, version + 1)]
         found = await stream_exact(self.redis, key, ids)
-        return [from_fields(fields) for fields in found if fields is not None]
+        events = {number: from_fields(f) for number, f in enumerate(found, 1) if f is not None}
+        if len(events) < version:
+            archived = await self.archive.read_job(ref.tenant, ref.job)
+            events = {event.version: event for event in archived} | events
+        return [events[number] for number in sorted(events)]
 
     async def read_log(
         self, partition: int, after: Position | None, *, count: int = READ_BATCH

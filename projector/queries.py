@@ -15,7 +15,8 @@ MAX_PAGE = 200
 
 
 class JobRow(BaseModel):
-    """A job as the read model shows it; `position` is the newest event folded into it."""
+    """A job as the read model shows it; `position` is the newest event folded into it, None before
+    the first."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,7 +48,7 @@ class JobRow(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     updated_at: datetime
-    position: str
+    position: str | None
 
 
 async def job_by_id(connection: AsyncConnection, tenant: str, job: str) -> JobRow | None:
@@ -81,9 +82,9 @@ async def list_jobs(
     return [_job_row(dict(columns)) for columns in found]
 
 
-def row_of(job: Job, position: Position) -> JobRow:
-    """The row that `job` will have once it is folded."""
-    return _job_row(row(job, position))
+def row_of(job: Job) -> JobRow:
+    """The row that `job` will have once it is folded, without a position: it has none yet."""
+    return _job_row({**row(job, Position(0, 0, 0)), "position": None})
 
 
 def _jobs_of(tenant: str) -> Select[Any]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
+from unicodedata import category
 
 import anyio
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Response
@@ -56,6 +57,10 @@ def _goal(text: str) -> str:
         raise ValueError("it is empty: say in a sentence what to build")
     if len(text) > MAX_GOAL_CHARS:
         raise ValueError(f"it has {len(text)} characters, at most {MAX_GOAL_CHARS} fit")
+    if any(category(char) == "Cc" and char not in "\n\r\t" for char in text):
+        raise ValueError("it contains control characters: say it in plain text")
+    if all(category(char)[0] in "CMZ" for char in text):
+        raise ValueError("it has nothing that can be seen: say in a sentence what to build")
     return text
 
 
@@ -108,10 +113,11 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """A job to be streamed: after which entry, whether the job has ended, and is begun anew."""
+    """A job to be streamed: after which entry, and what was known of the job when it began."""
 
     ref: JobRef
     after: str
+    version: int
     ended: bool
     is_reset: bool
 
@@ -121,7 +127,7 @@ def create_api(parts: Parts) -> FastAPI:
     app = FastAPI(title="Headrace", version="0.1.0", docs_url=None, redoc_url=None)
     problems.install(app)
     app.add_middleware(BodyLimit, most_bytes=MAX_BODY_BYTES)
-    handler, store = parts.handler, parts.handler.store
+    handler = parts.handler
 
     async def tenant(authorization: Annotated[str, Header()] = "") -> str:
         scheme, _, key = authorization.partition(" ")
@@ -174,7 +180,7 @@ def create_api(parts: Parts) -> FastAPI:
 
     @app.get("/v1/jobs/{job_id}")
     async def job(job_id: str, owner: Tenant) -> JobRow:
-        """One job. What the read model has not folded, or cannot tell, is answered from the log."""
+        """One job; from the log where the read model does not have it yet, or does not answer."""
         if is_id(job_id):
             try:
                 async with _read_model(parts) as connection:
@@ -183,8 +189,7 @@ def create_api(parts: Parts) -> FastAPI:
                 found = None
             if found is not None:
                 return found
-        state = await load(owner, job_id)
-        return row_of(state, await store.log_end(store.partition(owner)))
+        return row_of(await load(owner, job_id))
 
     @app.post("/v1/jobs/{job_id}/cancel", status_code=202)
     async def cancel(
@@ -211,7 +216,7 @@ def create_api(parts: Parts) -> FastAPI:
         # An id from the future: what it stood for was lost, and the history begins anew.
         is_lost = int(match[1]) > state.version
         after = START if is_lost else match[0]
-        return Followed(JobRef(owner, job_id), after, state.is_terminal, is_lost)
+        return Followed(JobRef(owner, job_id), after, state.version, state.is_terminal, is_lost)
 
     @app.get("/v1/jobs/{job_id}/stream", response_class=EventSourceResponse)
     async def stream(target: Annotated[Followed, Depends(followed)]) -> AsyncIterator[Any]:
@@ -224,8 +229,11 @@ def create_api(parts: Parts) -> FastAPI:
             if isinstance(entry, JobEvent):
                 ended = ended or entry.event.type in TERMINAL_TYPES
                 # Events may follow the one that ended the job: its preview expires.
-                if ended and (await handler.load(target.ref)).version == entry.event.version:
-                    return
+                may_be_last = ended and entry.event.version >= target.version
+                if may_be_last:
+                    job = await handler.load(target.ref)
+                    if job.version == entry.event.version:
+                        return
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:

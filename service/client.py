@@ -80,9 +80,12 @@ class Client:
                     if response.status_code != 200:
                         await response.aread()
                         raise _api_error(response)
+                    before = last
                     async for entry in _entries(response):
                         failures, last = 0, entry.id
                         yield entry
+                    if last == before:
+                        raise httpx.RemoteProtocolError("the stream ended without a word")
             except httpx.TransportError as error:
                 failures += 1
                 if failures > RECONNECTS:

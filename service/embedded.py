@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,6 +28,7 @@ from service.errors import AlreadyRunning, EmbeddedServerFailed
 SOCKET_PATH_BYTES = 107
 START_S = 30.0
 STOP_S = 20.0
+GLANCE_S = 0.2
 DATABASE = "headrace"
 _PG_USER = "headrace"
 _PG_SOCKET = ".s.PGSQL.5432"
@@ -57,16 +59,28 @@ def embedded_servers(home: Path) -> Iterator[Servers]:
         for name, server in (("valkey", _valkey), ("postgres", _postgres)):
             log = stack.enter_context(_own_log(home / name))
             stack.enter_context(server(home / name, run, log))
-        yield Servers(
-            redis_url=f"unix://{quote(str(run / 'valkey.sock'))}",
-            database_url=f"postgresql://{_PG_USER}@/{DATABASE}?host={quote(str(run))}",
-        )
+        yield _servers(run)
+
+
+def are_embedded(servers: Servers, home: Path) -> bool:
+    """Whether these are the embedded servers of `home`, running or not."""
+    return servers == _servers(socket_folder(home))
+
+
+def _servers(run: Path) -> Servers:
+    return Servers(
+        redis_url=f"unix://{quote(str(run / 'valkey.sock'))}",
+        database_url=f"postgresql://{_PG_USER}@/{DATABASE}?host={quote(str(run))}",
+    )
 
 
 @contextmanager
 def exclusive(home: Path) -> Iterator[None]:
     """Hold `home` for this process. Raises `AlreadyRunning`; the lock ends with the process."""
     with (home / "lock").open("a+") as lock:
+        deadline = time.monotonic() + GLANCE_S
+        while not _locked(lock) and time.monotonic() < deadline:
+            time.sleep(0.01)  # `is_held` takes the lock for a glance
         if not _locked(lock):
             lock.seek(0)
             raise AlreadyRunning(home, lock.read().strip())
@@ -152,7 +166,7 @@ def _valkey(data: Path, run: Path, log: BinaryIO) -> Iterator[None]:
     command = [str(get_binary_path())]
     for name, value in options.items():
         command += [f"--{name}", value]
-    with _child(command, log, stop=signal.SIGTERM) as process:
+    with _child("Valkey", command, log, stop=signal.SIGTERM) as process:
         _wait_until(lambda: _valkey_answers(path), process, log)
         yield
 
@@ -163,6 +177,8 @@ def _postgres(data: Path, run: Path, log: BinaryIO) -> Iterator[None]:
     if not (cluster / "PG_VERSION").exists():
         _initialise(binaries, cluster, log)
     (run / _PG_SOCKET).unlink(missing_ok=True)
+    # No server is on these data, the log's lock says so; its pid may be somebody else's by now.
+    (cluster / "postmaster.pid").unlink(missing_ok=True)
     settings = {
         "listen_addresses": "",
         "unix_socket_directories": f'"{run}"',
@@ -175,7 +191,7 @@ def _postgres(data: Path, run: Path, log: BinaryIO) -> Iterator[None]:
     command = [*_as_user(), str(binaries / "postgres"), "-D", str(cluster)]
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
-    with _child(command, log, stop=signal.SIGINT) as process:
+    with _child("PostgreSQL", command, log, stop=signal.SIGINT) as process:
         _wait_until(lambda: _postgres_answers(cluster, run), process, log)
         yield
 
@@ -238,7 +254,7 @@ def _as_user() -> list[str]:
 
 @contextmanager
 def _child(
-    command: list[str], log: BinaryIO, *, stop: signal.Signals
+    name: str, command: list[str], log: BinaryIO, *, stop: signal.Signals
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server process that ends with this one, in a session of its own so Ctrl-C misses it."""
     process = subprocess.Popen(
@@ -249,15 +265,28 @@ def _child(
         start_new_session=True,
         preexec_fn=_end_with_parent(os.getpid(), stop),
     )
+    stopping = threading.Event()
+    threading.Thread(target=_watch, args=(process, stopping), daemon=True).start()
     try:
         yield process
     finally:
+        ended = process.poll()
+        stopping.set()
         process.send_signal(stop)
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(STOP_S)
+    if ended is not None:
+        raise EmbeddedServerFailed(f"{name} ended by itself ({ended})", _tail(log))
+
+
+def _watch(process: subprocess.Popen[bytes], stopping: threading.Event) -> None:
+    """Without its servers this process is of no use: let it stop in order, and say why."""
+    process.wait()
+    if not stopping.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_with_parent(parent: int, stop: signal.Signals) -> Callable[[], None]:

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import postgres_errors
+from service.errors import ServiceError
 
 ROOT = Path(__file__).parent.parent
 _LOCK = 0x68656164  # "head": one migrating process at a time
@@ -17,8 +18,16 @@ async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
         async with engine.begin() as connection:
             if revision == "head" and await _current(connection) == newest_revision():
                 return  # without Alembic, whose import costs a third of a second
+            from alembic.util import CommandError
+
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-            await connection.run_sync(run_alembic, "upgrade", revision)
+            try:
+                await connection.run_sync(run_alembic, "upgrade", revision)
+            except CommandError as error:
+                raise ServiceError(
+                    f"the database cannot be brought up to date: {error}. Was it made by a newer "
+                    "Headrace?"
+                ) from error
 
 
 def newest_revision() -> str:

@@ -3,6 +3,7 @@
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -104,6 +105,12 @@ class Settings(BaseSettings):
             raise SettingsInvalid(f"{variable}: {first['msg']}") from error
         if settings.sandbox_kind is SandboxKind.E2B and not settings.e2b_api_key:
             raise SettingsInvalid("HEADRACE_SANDBOX is e2b, but E2B_API_KEY is not set")
+        for name, url, schemes in (
+            ("REDIS_URL", settings.redis_url, ("redis", "rediss", "unix")),
+            ("DATABASE_URL", settings.database_url, ("postgresql", "postgres")),
+        ):
+            if url is not None and urlsplit(url).scheme not in schemes:
+                raise SettingsInvalid(f"{name} must begin with {' or '.join(schemes)}://")
         if (settings.redis_url is None) != (settings.database_url is None):
             raise SettingsInvalid(
                 "REDIS_URL and DATABASE_URL go together: set both, or neither for the embedded "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import anyio
 import redis as blocking_redis
 import uvicorn
+from obstore.exceptions import BaseError as ObstoreError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import (
@@ -30,7 +31,13 @@ from generator import (
 )
 from projector import Projector
 from service.api import Parts, create_api
-from service.embedded import Servers, embedded_servers, exclusive, socket_folder
+from service.embedded import (
+    Servers,
+    are_embedded,
+    embedded_servers,
+    exclusive,
+    socket_folder,
+)
 from service.errors import SettingsInvalid
 from service.instance import LOCAL_TENANT, Instance, announced, local_key
 from service.keys import KeyRing
@@ -57,13 +64,19 @@ def servers_of(settings: Settings) -> Iterator[Servers]:
 
     Raises `AlreadyRunning`: the home belongs to one process at a time.
     """
-    if settings.redis_url and settings.database_url:
+    try:
         settings.home.mkdir(parents=True, exist_ok=True)
-        with exclusive(settings.home):
-            yield Servers(settings.redis_url, settings.database_url)
-    else:
-        with embedded_servers(settings.home) as servers:
-            yield servers
+    except OSError as error:
+        raise SettingsInvalid(f"HEADRACE_HOME: {settings.home}: {error.strerror}") from error
+    if settings.redis_url and settings.database_url:
+        named = Servers(settings.redis_url, settings.database_url)
+        # A shell that `eval`ed what `env` printed names our own, which may have ended since.
+        if not are_embedded(named, settings.home):
+            with exclusive(settings.home):
+                yield named
+            return
+    with embedded_servers(settings.home) as servers:
+        yield servers
 
 
 @asynccontextmanager
@@ -184,7 +197,10 @@ def make_sandbox_runtime(settings: Settings) -> SandboxRuntime:
 def make_artifacts(settings: Settings) -> ArtifactStore:
     """Where the files of builds are kept."""
     if settings.artifacts:
-        return ArtifactStore.at(settings.artifacts)
+        try:
+            return ArtifactStore.at(settings.artifacts)
+        except (ValueError, ObstoreError) as error:
+            raise SettingsInvalid(f"HEADRACE_ARTIFACTS: {error}") from error
     return ArtifactStore.in_folder(settings.home / "artifacts")
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Annotated
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import anyio
 import typer
 
+from generator import Deadlines
 from service.commands.terminal import (
     REFUSED,
     AsJson,
@@ -26,10 +28,12 @@ from service.commands.terminal import (
 )
 from service.demo import Outcome
 from service.embedded import Servers
-from service.errors import NotRunning
+from service.errors import AlreadyRunning, NotRunning
 from service.instance import Instance
 from service.logging import configure_logging
 from service.settings import Settings
+
+OTHERS_START_S = 30.0
 
 
 def demo(
@@ -55,7 +59,7 @@ def demo(
 def _demo(goal: str, project: str, *, once: bool, as_json: bool) -> Outcome:
     from service.demo import demo, end_preview, see_preview
     from service.watching import Screen, summary
-    from service.wiring import running, servers_of
+    from service.wiring import running
 
     settings = Settings.read()
     console = err if as_json else out
@@ -72,7 +76,8 @@ def _demo(goal: str, project: str, *, once: bool, as_json: bool) -> Outcome:
         console.print(f"\n{summary(watched)}", highlight=False, soft_wrap=True)
         if outcome.preview_url and not once:
             console.print("[dim]Press Ctrl-C to end.[/]")
-            await anyio.sleep_forever()
+            await anyio.sleep(Deadlines().sandbox_s)
+            console.print("The preview's time is over; its files are kept.")
 
     async def start_and_build(servers: Servers) -> None:
         async with running(settings, servers, port=0) as (instance, parts):
@@ -81,21 +86,35 @@ def _demo(goal: str, project: str, *, once: bool, as_json: bool) -> Outcome:
             finally:
                 await end_preview(settings, parts, outcome)
 
-    found = Instance.find(settings)
-    if found:
-        console.print(f"[dim]Using the Headrace that runs at {found.url}[/]", highlight=False)
-        run_until_interrupted(lambda: build(found))
-    else:
-        with log_file(settings), ExitStack() as stack:
-            with console.status("Starting Valkey and PostgreSQL …"):
-                servers = stack.enter_context(servers_of(settings))
-            run_until_interrupted(lambda: start_and_build(servers))
+    with log_file(settings), ExitStack() as stack:
+        with console.status("Starting Valkey and PostgreSQL …"):
+            found = _instance_or_servers(settings, stack)
+        if isinstance(found, Instance):
+            console.print(f"[dim]Using the Headrace that runs at {found.url}[/]", highlight=False)
+            run_until_interrupted(lambda: build(found))
+        else:
+            run_until_interrupted(lambda: start_and_build(found))
     if not is_told:
         console.print("Interrupted.")
         outcome = replace(outcome, status="interrupted")
         if as_json:
             print_json(outcome.to_dict())
     return outcome
+
+
+def _instance_or_servers(settings: Settings, stack: ExitStack) -> Instance | Servers:
+    """The instance that runs, also one that just starts, else servers of our own."""
+    from service.wiring import servers_of
+
+    deadline = time.monotonic() + OTHERS_START_S
+    while (found := Instance.find(settings)) is None:
+        try:
+            return stack.enter_context(servers_of(settings))
+        except AlreadyRunning:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+    return found
 
 
 def up() -> None:

@@ -28,6 +28,7 @@ from eventstore import (
     open_log,
 )
 from eventstore.keys import Keys
+from projector import Projector
 from schemas import JobRef, NewEvent, Phase
 from schemas.commands import CompletePhase, FinishBuild, RequestBuild, StartJob, StartPhase
 from schemas.events import CancelRequested, JobQueued, JobReady, Known
@@ -366,6 +367,83 @@ async def test_a_command_waits_for_the_log_and_appends_once_though_answers_were_
     handled = await handler.handle(job, StartJob("w1", 1), patience_s=60)
     assert handled.job.version == 2
     assert len(await handler.store.read_job(job)) == 2
+
+
+async def test_a_redis_put_back_to_an_older_state_is_not_written_on(
+    store: EventStore, redis: Redis, archive: Archive, engine: AsyncEngine
+) -> None:
+    for _ in range(2):
+        await store.append(ref(), PROJECT, [queued()], expected_version=0)
+    await Projector(store, engine).catch_up()
+    keys = store.keys(TENANT)
+    await redis.xdel(keys.log, "1-2")
+    await redis.hset(keys.meta, "seq", "1")
+    with pytest.raises(LogUnverified, match="ends at 1-1, its archive at 1-2"):
+        await open_log(redis, archive, partitions=PARTITIONS)
+
+
+async def test_a_log_with_another_event_than_its_archive_is_not_written_on(
+    store: EventStore, redis: Redis, archive: Archive, engine: AsyncEngine
+) -> None:
+    await store.append(ref(), PROJECT, [queued()], expected_version=0)
+    await Projector(store, engine).catch_up()
+    async with engine.begin() as connection:
+        await connection.execute(text(f"UPDATE headrace.events SET id = '{uuid4()}'"))
+    with pytest.raises(LogUnverified, match="another event than in the archive"):
+        await open_log(redis, archive, partitions=PARTITIONS)
+
+
+async def test_an_abandoned_job_is_found_behind_many_living_ones(
+    handler: CommandHandler, redis: Redis
+) -> None:
+    store, partition = handler.store, handler.store.partition(TENANT)
+    for _ in range(15):
+        await handler.handle(ref(), RequestBuild(TENANT, "ann", PROJECT, "a list"))
+    claims = await store.claim(partition, "w1", free_slots=15, lease_ms=60_000)
+    abandoned = claims[-1]
+    work = store.keys(TENANT).work("normal")
+    await redis.xclaim(
+        work, "generators", "w1", 0, [abandoned.entry_id], idle=10_000_000, justid=True
+    )
+    await redis.hset(store.keys(TENANT).meta, "opened", "0")
+    (taken,) = await store.claim(partition, "w2", free_slots=1, lease_ms=60_000)
+    assert taken.ref == abandoned.ref
+
+
+async def test_a_job_handed_back_is_taken_at_once_also_right_after_the_log_was_opened(
+    handler: CommandHandler,
+) -> None:
+    job = ref()
+    await handler.handle(job, RequestBuild(TENANT, "ann", PROJECT, "a list"))
+    store, partition = handler.store, handler.store.partition(TENANT)
+    (claim,) = await store.claim(partition, "w1", free_slots=1, lease_ms=3_600_000)
+    assert await store.release(claim)
+    assert not await store.release(claim)
+    (again,) = await store.claim(partition, "w2", free_slots=1, lease_ms=3_600_000)
+    assert (again.ref, again.attempt) == (job, 2)
+
+
+async def test_a_redis_that_refuses_writes_is_told_as_unavailable(
+    store: EventStore, redis: Redis
+) -> None:
+    await redis.config_set("min-replicas-to-write", "1")
+    try:
+        with pytest.raises(RedisUnavailable, match="NOREPLICAS"):
+            await store.append(ref(), PROJECT, [queued()], expected_version=0)
+    finally:
+        await redis.config_set("min-replicas-to-write", "0")
+
+
+async def test_a_restarted_server_gives_the_living_one_lease_to_report(
+    store: EventStore, redis: Redis
+) -> None:
+    meta = store.keys(TENANT).meta
+    await redis.hset(meta, mapping={"run": "of the server before", "opened": "0"})
+    await store.note_restart()
+    run, opened = await redis.hmget(meta, ["run", "opened"])
+    info = await redis.info("server")
+    assert run == info["run_id"].encode()
+    assert int(opened or 0) > 0
 
 
 async def test_a_ready_event_without_its_number_is_refused(store: EventStore) -> None:

@@ -277,7 +277,7 @@ async def test_any_history_becomes_the_row_that_its_fold_says(
     expected = fold(await store.read_job(job))
     assert found is not None
     assert expected is not None
-    assert found == row_of(expected, Position.parse(found.position))
+    assert found.model_copy(update={"position": None}) == row_of(expected)
 
 
 async def test_folding_while_events_arrive_makes_the_same_rows(

@@ -102,5 +102,7 @@ async def test_a_row_that_is_read_is_the_row_that_was_foretold(
         end += len(history)
         async with engine.connect() as connection:
             found = await job_by_id(connection, TENANT, job.job)
-            assert found == row_of(state, Position(store.partition(TENANT), 1, end))
+            assert found is not None
+            assert found.position == str(Position(store.partition(TENANT), 1, end))
+            assert found.model_copy(update={"position": None}) == row_of(state)
             assert (await list_jobs(connection, TENANT, limit=1)) == [found]
