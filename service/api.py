@@ -57,7 +57,7 @@ def _goal(text: str) -> str:
         raise ValueError("it is empty: say in a sentence what to build")
     if len(text) > MAX_GOAL_CHARS:
         raise ValueError(f"it has {len(text)} characters, at most {MAX_GOAL_CHARS} fit")
-    if any(category(char) == "Cc" and char not in "\n\r\t" for char in text):
+    if any(category(char) == "Cc" and char not in "\n\r\t\x85" for char in text):
         raise ValueError("it contains control characters: say it in plain text")
     if all(category(char)[0] in "CMZ" for char in text):
         raise ValueError("it has nothing that can be seen: say in a sentence what to build")

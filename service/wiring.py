@@ -1,6 +1,7 @@
 """Builds the parts from the settings and runs them together. The only place that knows them all."""
 
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -75,8 +76,13 @@ def servers_of(settings: Settings) -> Iterator[Servers]:
             with exclusive(settings.home):
                 yield named
             return
-    with embedded_servers(settings.home) as servers:
+    with embedded_servers(settings.home, on_lost=_stop_this_process) as servers:
         yield servers
+
+
+def _stop_this_process() -> None:
+    """Without its servers it is of no use: it stops in order, as if asked to, and says why."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @asynccontextmanager
