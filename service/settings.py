@@ -93,6 +93,13 @@ class Settings(BaseSettings):
         """Where a running instance says how to reach it; mode 600."""
         return self.home / "instance.json"
 
+    def make_home(self) -> None:
+        """Make the folder of this instance. Raises `SettingsInvalid`."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsInvalid(f"HEADRACE_HOME: {self.home}: {error.strerror}") from error
+
     @classmethod
     def read(cls) -> Self:
         """The settings of this process. Raises `SettingsInvalid`, naming the variable."""

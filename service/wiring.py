@@ -65,10 +65,7 @@ def servers_of(settings: Settings) -> Iterator[Servers]:
 
     Raises `AlreadyRunning`: the home belongs to one process at a time.
     """
-    try:
-        settings.home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsInvalid(f"HEADRACE_HOME: {settings.home}: {error.strerror}") from error
+    settings.make_home()
     if settings.redis_url and settings.database_url:
         named = Servers(settings.redis_url, settings.database_url)
         # A shell that `eval`ed what `env` printed names our own, which may have ended since.

@@ -114,7 +114,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 @contextmanager
 def log_file(settings: Settings) -> Iterator[None]:
     """Log output goes to a file while the terminal shows the build."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.make_home()
     with (settings.home / "headrace.log").open("a", buffering=1) as file:
         configure_logging(file)
         yield
