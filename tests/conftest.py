@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
@@ -13,6 +14,7 @@ from eventstore import (
     Archive,
     CommandHandler,
     EventStore,
+    Hub,
     connect_postgres,
     connect_redis,
     open_log,
@@ -84,3 +86,14 @@ async def store(redis: Redis, archive: Archive) -> EventStore:
 @pytest.fixture
 def handler(store: EventStore) -> CommandHandler:
     return CommandHandler(store)
+
+
+@pytest.fixture
+async def hub(handler: CommandHandler, servers: Servers) -> AsyncIterator[Hub]:
+    bells = connect_redis(servers.redis_url)
+    listening = Hub(handler.store, bells)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listening.run)
+        yield listening
+        tasks.cancel_scope.cancel()
+    await bells.aclose()

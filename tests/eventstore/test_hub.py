@@ -1,31 +1,17 @@
 """Following a job: every event in order, each from where the follower is, and nothing missed."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import anyio
-import pytest
 from redis.asyncio import Redis
 
-from eventstore import CommandHandler, Hub, JobEntry, JobEvent, ProgressLine, connect_redis
+from eventstore import CommandHandler, Hub, JobEntry, JobEvent, ProgressLine
 from eventstore.connection import MAX_CONNECTIONS
 from schemas import JobRef, Phase
 from schemas.commands import CompletePhase, RequestBuild, StartJob, StartPhase
-from service.embedded import Servers
 
 TENANT = "acme"
-
-
-@pytest.fixture
-async def hub(handler: CommandHandler, servers: Servers) -> AsyncIterator[Hub]:
-    bells = connect_redis(servers.redis_url)
-    listening = Hub(handler.store, bells)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(listening.run)
-        yield listening
-        tasks.cancel_scope.cancel()
-    await bells.aclose()
 
 
 async def started(handler: CommandHandler) -> JobRef:

@@ -9,30 +9,18 @@ from uuid import uuid4
 import anyio
 import pytest
 
-from eventstore import Claim, CommandHandler, Fenced, Hub, connect_redis
+from eventstore import Claim, CommandHandler, Fenced, Hub
 from generator import ArtifactStore, Deadlines, GenerationService
 from generator.errors import RunnerFailed
 from schemas import JobRef, Phase, RecordedEvent, Status
 from schemas.commands import RequestBuild, RequestCancel, StartJob, StartPhase
 from schemas.events import ChecksFailed, JobFailed, JobReady, PhaseCompleted, SandboxCreated
-from service.embedded import Servers
 from tests.generator.doubles import ScriptedRunner, ScriptedRuntime
 
 pytestmark = pytest.mark.anyio
 
 TENANT = "acme"
 LEASE_MS = 60_000
-
-
-@pytest.fixture
-async def hub(handler: CommandHandler, servers: Servers) -> AsyncIterator[Hub]:
-    bells = connect_redis(servers.redis_url)
-    listening = Hub(handler.store, bells)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(listening.run)
-        yield listening
-        tasks.cancel_scope.cancel()
-    await bells.aclose()
 
 
 Serve = Callable[..., GenerationService]

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from redis import Redis as BlockingRedis
 
-from eventstore import Claim, CommandHandler, Hub, JobEvent, connect_redis
+from eventstore import Claim, CommandHandler, Hub, JobEvent
 from generator import GenerationService, Heart, Worker
 from schemas import Job, JobRef, Status
 from schemas.commands import RequestBuild
@@ -57,17 +57,6 @@ def heart(handler: CommandHandler, servers: Servers) -> Iterator[Heart]:
         partition_of=handler.store.partition,
     ) as beating:
         yield beating
-
-
-@pytest.fixture
-async def hub(handler: CommandHandler, servers: Servers) -> AsyncIterator[Hub]:
-    bells = connect_redis(servers.redis_url)
-    listening = Hub(handler.store, bells)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(listening.run)
-        yield listening
-        tasks.cancel_scope.cancel()
-    await bells.aclose()
 
 
 @asynccontextmanager
