@@ -166,9 +166,7 @@ def test_a_refusal_says_which_job_which_command_and_why() -> None:
         decide(job, RequestCancel(USER))
     refusal = caught.value
     assert (refusal.job, refusal.status, refusal.command) == (job.job, "failed", "RequestCancel")
-    assert str(refusal) == (
-        f"RequestCancel refused for job {job.job} (failed): the job is failed already"
-    )
+    assert str(refusal) == f"job {job.job} has ended already: it is failed"
 
 
 # --- what the events say -------------------------------------------------------------------------

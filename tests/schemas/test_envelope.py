@@ -60,9 +60,12 @@ def test_an_entry_with_damaged_data_is_undecodable() -> None:
         from_fields(fields(event) | {b"data": b"{"})
 
 
-def test_a_foreign_entry_lacks_a_field() -> None:
-    with pytest.raises(KeyError):
-        from_fields({b"type": b"JobQueued"})
+@pytest.mark.parametrize(
+    "entry", [{}, {b"type": b"JobQueued"}, {b"job": b"x", b"work": b"1"}], ids=str
+)
+def test_a_foreign_entry_is_undecodable(entry: dict[bytes, bytes]) -> None:
+    with pytest.raises(UndecodableEvent):
+        from_fields(entry)
 
 
 @given(times)
