@@ -4,12 +4,13 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import anyio
 import pytest
 
-from eventstore import Claim, CommandHandler, Fenced, Hub
+from eventstore import Appended, Claim, CommandHandler, Fenced, Hub, RedisUnavailable
 from generator import ArtifactStore, Deadlines, GenerationService
 from generator.errors import RunnerFailed
 from schemas import JobRef, Phase, RecordedEvent, Status
@@ -338,3 +339,37 @@ async def test_a_job_cancelled_before_its_takeover_is_only_confirmed(
     job = await serve(runner, ScriptedRuntime()).execute_build(claim)
     assert job.status is Status.CANCELLED
     assert runner.runs == 0
+
+
+async def test_a_provider_that_stumbles_at_the_end_does_not_keep_the_job_from_ending(
+    handler: CommandHandler, serve: Serve
+) -> None:
+    class Stumbling(ScriptedRuntime):
+        async def kill(self, sandbox_id: str) -> bool:
+            raise OSError("the registry is gone")
+
+    claim = await claimed(handler)
+    runtime = Stumbling(exit_codes={"test": 1})
+    job = await serve(ScriptedRunner(), runtime).execute_build(claim)
+    assert job.status is Status.FAILED
+    assert job.failure_kind == "check"
+
+
+async def test_a_redis_that_is_away_between_two_phases_costs_no_second_run_of_the_runner(
+    handler: CommandHandler, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = await claimed(handler)
+    append, away = handler.store.append, [1, 2, 3]
+
+    async def unanswered(*args: Any, **kwargs: Any) -> Appended:
+        done = await append(*args, **kwargs)
+        if runner.runs and away:
+            away.pop()
+            raise RedisUnavailable("the connection broke")
+        return done
+
+    runner = ScriptedRunner()
+    monkeypatch.setattr(handler.store, "append", unanswered)
+    async with app_answering(lambda: marker_of(claim)) as url:
+        job = await serve(runner, ScriptedRuntime(preview=url)).execute_build(claim)
+    assert (job.status, job.attempt, runner.runs, away) == (Status.READY, 1, 1, [])
