@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
+from pydantic import ValidationError
+
 from schemas.errors import UndecodableEvent
 from schemas.events import AnyPayload, Known, UnknownEvent
 
@@ -41,4 +43,14 @@ def decode(
         return payloads[newer_type].model_validate(values)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         # Pydantic's refusals are ValueErrors; the others are an upcaster's on damaged values.
-        raise UndecodableEvent(event_type, data, str(error)) from error
+        raise UndecodableEvent(event_type, data, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong and where, in one line and without the payload's values."""
+    if not isinstance(error, ValidationError):
+        return f"{type(error).__name__}: {error}"
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'the payload'}: {problem['msg']}"
+        for problem in error.errors()
+    )

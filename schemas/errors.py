@@ -59,4 +59,5 @@ class UndecodableEvent(SchemaError):
     def __init__(self, event_type: str, data: bytes, reason: str) -> None:
         self.event_type = event_type
         self.data = data
+        self.reason = reason
         super().__init__(f"{event_type} cannot be decoded: {reason}")

@@ -48,7 +48,9 @@ class Payload(BaseModel):
     """Base of all payloads. Fields a newer writer added are ignored; `data` keeps them."""
 
     # JSON has neither infinity nor NaN: they would be written as null, and read as something else.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True
+    )
     type: ClassVar[str]
 
 

@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Annotated, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 ID_RULE = "1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit"
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -27,7 +27,11 @@ def _checked_id(text: str) -> str:
     return text
 
 
-Slug = Annotated[str, AfterValidator(_checked_id)]
+Slug = Annotated[
+    str,
+    AfterValidator(_checked_id),
+    WithJsonSchema({"type": "string", "pattern": f"^{_ID.pattern}$"}),
+]
 """A tenant, project or user id where it crosses a wire."""
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from schemas import Phase, UndecodableEvent, decode
-from schemas.decoding import PAYLOADS, Upcaster
+from schemas.decoding import PAYLOADS, UPCASTERS, Upcaster
 from schemas.events import JobQueued, JobStarted, Known, PhaseCompleted, UnknownEvent
 from tests.histories import new, queued
 from tests.schemas.payloads import any_payload, payloads
@@ -78,6 +78,67 @@ def test_damaged_data_is_named_and_kept(data: bytes) -> None:
     with pytest.raises(UndecodableEvent, match="JobStarted cannot be decoded") as caught:
         decode("JobStarted", data)
     assert (caught.value.event_type, caught.value.data) == ("JobStarted", data)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "data", "reason"),
+    [
+        ("JobStarted", b'{"attempt":0}', "attempt: Input should be greater than or equal to 1"),
+        ("JobStarted", b'{"attempt":0}', "; worker: Field required"),
+        ("JobStarted", b'["a secret"]', "the payload: Input should be an object"),
+        ("JobQueued", b'{"goal":"a secret"}', "KeyError: 'title'"),
+        ("JobQueued", b'{"title":"a secret"', "JSONDecodeError: Expecting"),
+    ],
+)
+def test_what_cannot_be_decoded_names_type_and_reason_in_one_line_and_keeps_secrets(
+    event_type: str, data: bytes, reason: str
+) -> None:
+    with pytest.raises(UndecodableEvent) as caught:
+        decode(event_type, data, payloads={"JobStarted": JobStarted}, upcasters=CHAIN)
+    message = str(caught.value)
+    assert message.startswith(f"{event_type} cannot be decoded: ")
+    assert reason in message
+    assert "\n" not in message
+    assert "secret" not in message
+
+
+# --- what has been recorded ----------------------------------------------------------------------
+
+ON_RECORD: dict[str, bytes] = {
+    "JobQueued": b'{"tenant":"acme","user_id":"ann","project_id":"shop","goal":"a list",'
+    b'"tier":"pro","base_build":2}',
+    "JobStarted": b'{"attempt":1,"worker":"w1"}',
+    "PhaseStarted": b'{"phase":"scaffold","round":1}',
+    "PhaseCompleted": b'{"phase":"checks","round":2,"duration_ms":7,"evidence":{"status":200},'
+    b'"manifest":"files-1","input_tokens":10,"output_tokens":3,"cost_usd":0.25}',
+    "SandboxCreated": b'{"sandbox_id":"sb-1","provider":"local","ends_at":"2026-03-01T13:00:00Z"}',
+    "ChecksFailed": b'{"round":1,"fingerprint":"f-1","command":"pytest","exit_code":null,'
+    b'"output":"red"}',
+    "CancelRequested": b'{"by":"ann","reason":"too slow"}',
+    "JobReady": b'{"build_number":1,"build_version":"build_v0_1","sandbox_id":"sb-1",'
+    b'"preview_url":"https://8080-sb-1.example","workspace_path":"/home/user/project",'
+    b'"manifest":"files-1"}',
+    "JobFailed": b'{"phase":"deps","kind":"runner","message":"try another goal",'
+    b'"debug_id":"dbg-1"}',
+    "JobCancelled": b'{"by":"ann","reason":"too slow"}',
+    "PreviewPaused": b"{}",
+    "PreviewResumed": b'{"sandbox_id":"sb-2","preview_url":"https://8080-sb-2.example",'
+    b'"ends_at":"2026-03-01T13:00:00Z"}',
+    "PreviewExpired": b'{"reason":"time-out"}',
+}
+"""An event of every wire type as it stands in logs. Lines are added here and never changed."""
+
+
+def test_every_wire_type_is_on_record() -> None:
+    assert ON_RECORD.keys() == {*PAYLOADS, *UPCASTERS}
+
+
+@pytest.mark.parametrize("event_type", ON_RECORD)
+def test_what_is_on_record_is_read_in_full(event_type: str) -> None:
+    read = decode(event_type, ON_RECORD[event_type])
+    assert not isinstance(read, UnknownEvent)
+    if event_type in PAYLOADS:
+        assert json.loads(data_of(read)).items() >= json.loads(ON_RECORD[event_type]).items()
 
 
 # --- old versions --------------------------------------------------------------------------------
