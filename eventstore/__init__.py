@@ -2,25 +2,44 @@
 
 from eventstore.archive import Archive
 from eventstore.connection import connect_postgres, connect_redis, postgres_errors, redis_errors
+from eventstore.entries import LogEntry
 from eventstore.errors import (
     CommandIdReused,
     EventStoreError,
     Fenced,
+    LogDamaged,
     LogMissing,
     LogUnverified,
     NumberTaken,
+    PayloadRefused,
     PostgresUnavailable,
     RedisUnavailable,
     ServerUnsuitable,
+    TooManyWaiting,
     VersionConflict,
 )
+from eventstore.following import (
+    START,
+    JobEntry,
+    JobEvent,
+    Passed,
+    ProgressLine,
+    Reset,
+    Subscribed,
+    follow,
+    subscribe,
+)
 from eventstore.handling import CommandHandler, Handled
-from eventstore.hub import START, Hub, JobEntry, JobEvent, ProgressLine, Waker
+from eventstore.housekeeping import Housekeeper
+from eventstore.hub import Hub, Waker
 from eventstore.opening import open_log
-from eventstore.store import Appended, Claim, CommandId, EventStore, LogEntry
+from eventstore.store import TENANT_CAP, Appended, CommandId, EventStore
+from eventstore.work import Admission, Claim, Work
 
 __all__ = [
     "START",
+    "TENANT_CAP",
+    "Admission",
     "Appended",
     "Archive",
     "Claim",
@@ -31,22 +50,32 @@ __all__ = [
     "EventStoreError",
     "Fenced",
     "Handled",
+    "Housekeeper",
     "Hub",
     "JobEntry",
     "JobEvent",
+    "LogDamaged",
     "LogEntry",
     "LogMissing",
     "LogUnverified",
     "NumberTaken",
+    "Passed",
+    "PayloadRefused",
     "PostgresUnavailable",
     "ProgressLine",
     "RedisUnavailable",
+    "Reset",
     "ServerUnsuitable",
+    "Subscribed",
+    "TooManyWaiting",
     "VersionConflict",
     "Waker",
+    "Work",
     "connect_postgres",
     "connect_redis",
+    "follow",
     "open_log",
     "postgres_errors",
     "redis_errors",
+    "subscribe",
 ]

@@ -1,10 +1,13 @@
 """Connections to Redis and Postgres, and their drivers' errors in our words."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
+import anyio
 import asyncpg
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
@@ -17,11 +20,12 @@ from redis.exceptions import (
 )
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from eventstore.errors import PostgresUnavailable, RedisUnavailable
+from eventstore.errors import LogDamaged, PostgresUnavailable, RedisUnavailable
 
 COMMAND_TIMEOUT_S = 5.0
+ASK_S = 5.0
 _REFUSALS = frozenset(
     {"NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOPERM", "NOGROUP", "BUSY"}
 )
@@ -35,20 +39,67 @@ _ASYNCPG_AWAY = (
 )
 
 
-def connect_redis(url: str, *, max_connections: int = MAX_CONNECTIONS) -> Redis:
+Verify = Callable[[str], Awaitable[None]]
+
+
+class Pool(BlockingConnectionPool):
+    """Connections that asked, each when it was made, which server process is behind them.
+
+    `verify` is given its run id, and raises when this is not a server to go on with. A restart, a
+    failover or another server under the same address always means new connections, so no command
+    pays for the question.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs | {"redis_connect_func": self._on_connect})
+        self.verify: Verify | None = None
+
+    def unverified(self) -> Redis:
+        """A client of the same server with one connection that asks nothing."""
+        pool = Pool(
+            connection_class=self.connection_class,
+            max_connections=1,
+            timeout=self.timeout,
+            **self.connection_kwargs,
+        )
+        return Redis.from_pool(pool)
+
+    async def _on_connect(self, connection: AbstractConnection) -> None:
+        try:
+            await connection.on_connect()
+            if self.verify is not None:
+                await connection.send_command("INFO", "server", check_health=False)
+                await self.verify(_run_id(await connection.read_response()))
+        except BaseException:
+            # The driver takes a connection whose question failed for one that is made.
+            await connection.disconnect(nowait=True)
+            raise
+
+
+def _run_id(info: bytes) -> str:
+    lines = (line.partition(":") for line in info.decode().splitlines())
+    return next(value for name, _, value in lines if name == "run_id")
+
+
+def connect_redis(
+    url: str,
+    *,
+    max_connections: int = MAX_CONNECTIONS,
+    command_timeout_s: float = COMMAND_TIMEOUT_S,
+) -> Redis:
     """A client for `url` (`redis://`, `rediss://`, `unix://`); connects when first used.
 
     Takes at most `max_connections`; whoever finds them all busy waits for one. Commands are
     repeated a few times over a new connection when one breaks. That is safe for every script here:
     an append knows its own events again.
     """
-    pool = BlockingConnectionPool.from_url(
+    pool = Pool.from_url(
         url,
         protocol=2,
         max_connections=max_connections,
-        timeout=COMMAND_TIMEOUT_S,
-        socket_timeout=COMMAND_TIMEOUT_S,
-        socket_connect_timeout=COMMAND_TIMEOUT_S,
+        timeout=command_timeout_s,
+        socket_timeout=command_timeout_s,
+        socket_connect_timeout=command_timeout_s,
         health_check_interval=30,
         retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), retries=3),
     )
@@ -83,8 +134,10 @@ def redis_errors() -> Iterator[None]:
     except (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError) as e:
         raise RedisUnavailable(f"Redis does not answer: {e or type(e).__name__}") from e
     except ResponseError as e:
-        if str(e).split(" ", 1)[0] in _REFUSALS:
+        if (e.status_code or str(e).split(" ", 1)[0]) in _REFUSALS:
             raise RedisUnavailable(f"Redis refuses: {e}") from e
+        if "WRONGTYPE" in str(e):
+            raise LogDamaged(f"a key of the log holds something else: {e}") from e
         raise
 
 
@@ -105,3 +158,11 @@ def postgres_errors() -> Iterator[None]:
         if e.connection_invalidated or e.statement is None:
             raise PostgresUnavailable(f"Postgres does not answer: {e.orig}") from e
         raise
+
+
+@asynccontextmanager
+async def asking(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection for a question that somebody waits for."""
+    with postgres_errors(), anyio.fail_after(ASK_S):
+        async with engine.connect() as connection:
+            yield connection

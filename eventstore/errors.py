@@ -5,8 +5,11 @@ EventStoreError
 ├── Fenced                the job belongs to another worker now
 ├── CommandIdReused       a command id stands for another request already
 ├── NumberTaken           the proposed build number is not the next one
+├── TooManyWaiting        the tenant has as many jobs waiting as it may
+├── PayloadRefused        an event or a line of progress that cannot be kept
 ├── LogMissing            the log that Postgres knows is not in Redis
 ├── LogUnverified         this Redis holds another log, or one that was not opened
+├── LogDamaged            a key of the log holds what it cannot hold
 ├── ServerUnsuitable      the server's settings would lose events
 ├── RedisUnavailable      the log's server does not answer
 └── PostgresUnavailable   the archive's server does not answer
@@ -55,6 +58,22 @@ class NumberTaken(EventStoreError):
         super().__init__(f"the newest build of project {project} is number {last}")
 
 
+class TooManyWaiting(EventStoreError):
+    """The tenant has enough jobs waiting. Submit again when some of them have ended."""
+
+    def __init__(self, tenant: str, limit: int) -> None:
+        self.tenant = tenant
+        self.limit = limit
+        super().__init__(
+            f"tenant {tenant} has {limit} jobs waiting already: submit again when some have ended, "
+            "or cancel some"
+        )
+
+
+class PayloadRefused(EventStoreError):
+    """What was to be written is too large, or holds a NUL or half a surrogate pair."""
+
+
 class LogMissing(EventStoreError):
     """Redis is empty, but Postgres says that a log was made. A person must look.
 
@@ -66,19 +85,26 @@ class LogMissing(EventStoreError):
         self.partition = partition
         super().__init__(
             f"the log of partition {partition} is missing in Redis although Postgres knows it: "
-            "check that REDIS_URL names the right server and that it has its data"
+            "check that REDIS_URL names the right server and that it has its data; if they are "
+            "gone for good, `./headrace log repair` makes the log anew from its archive"
         )
 
 
 class LogUnverified(EventStoreError):
-    """The log in this Redis is not the one that Postgres knows, or was not opened."""
+    """The log in this Redis is not the one that Postgres knows, or not all of it.
 
-    def __init__(self, partition: int, reason: str) -> None:
+    `remedy` says what a person can do; nothing is appended until it is done.
+    """
+
+    def __init__(self, partition: int, reason: str, remedy: str = "") -> None:
         self.partition = partition
-        super().__init__(
-            f"the log of partition {partition} cannot be used ({reason}): "
-            "check that REDIS_URL and DATABASE_URL belong together"
-        )
+        self.reason = reason
+        remedy = remedy or "check that REDIS_URL and DATABASE_URL belong together"
+        super().__init__(f"the log of partition {partition} cannot be used ({reason}): {remedy}")
+
+
+class LogDamaged(EventStoreError):
+    """Somebody else has written to a key of the log. A person must look; nothing was changed."""
 
 
 class ServerUnsuitable(EventStoreError):

@@ -11,7 +11,8 @@ import anyio
 from uuid6 import uuid7
 
 from eventstore.errors import RedisUnavailable, VersionConflict
-from eventstore.store import Appended, Claim, CommandId, EventStore
+from eventstore.store import Appended, CommandId, EventStore
+from eventstore.work import Claim
 from schemas import (
     Command,
     Job,

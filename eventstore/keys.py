@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 GROUP = "generators"
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,10 @@ class Keys:
 
     @property
     def runs(self) -> str:
-        """Hash: job to `<tenant> <class> <work entry> <owner or -> <attempt>` while it lives."""
+        """Hash: job to `<tenant> <class> <entry> <owner> <attempt> <deliveries>` while it lives.
+
+        `-` stands for the work entry of a job that waits, and for the owner of one that has none.
+        """
         return f"hr:{{{self.partition}}}:runs"
 
     @property
@@ -36,6 +39,20 @@ class Keys:
     def builds(self) -> str:
         """Hash: `<tenant>/<project>` to the number of its newest build."""
         return f"hr:{{{self.partition}}}:builds"
+
+    @property
+    def tenants(self) -> str:
+        """Hash: tenant to how many of its jobs have a work entry; gone when none run or wait."""
+        return f"hr:{{{self.partition}}}:tenants"
+
+    @property
+    def caps(self) -> str:
+        """Hash: tenant to how many of its jobs may run, where that is not the default."""
+        return f"hr:{{{self.partition}}}:caps"
+
+    def waiting(self, tenant: str) -> str:
+        """Sorted set: `<job> <project> <class>` of the jobs behind its cap, the first one first."""
+        return f"hr:{{{self.partition}}}:waiting:{tenant}"
 
     def job(self, job: str) -> str:
         """Stream of one job: event v is `v-0`, progress after it `v-1`, `v-2`, …"""

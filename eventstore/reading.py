@@ -26,6 +26,38 @@ async def stream_end(redis: Redis, key: str) -> str | None:
     return newest[0][0].decode() if newest else None
 
 
+async def stream_edge(
+    redis: Redis, key: str, *, after: str | None = None, last: bool = False
+) -> str | None:
+    """The id of a stream's first entry, of the first behind `after`, or of the last."""
+    with redis_errors():
+        found: Any = await (
+            redis.xrevrange(key, count=1)
+            if last
+            else redis.xrange(key, f"({after}" if after else "-", count=1)
+        )
+    return found[0][0].decode() if found else None
+
+
+async def stream_news(
+    redis: Redis, key: str, *, after: str, count: int
+) -> tuple[list[StreamEntry], str | None]:
+    """Entries behind id `after`, and the id of the newest entry (None: no stream); one trip."""
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.xrange(key, f"({after}", count=count)
+    pipeline.xrevrange(key, count=1)
+    with redis_errors():
+        found, newest = await pipeline.execute()
+    entries = [(entry_id.decode(), fields) for entry_id, fields in found]
+    return entries, newest[0][0].decode() if newest else None
+
+
+async def stream_length(redis: Redis, key: str) -> int:
+    """How many entries a stream has."""
+    with redis_errors():
+        return int(await redis.xlen(key))
+
+
 async def stream_exact(redis: Redis, key: str, ids: list[str]) -> list[Fields | None]:
     """The fields of the entries with exactly these ids, None where there is none; one trip."""
     pipeline = redis.pipeline(transaction=False)
@@ -41,3 +73,10 @@ async def hash_fields(redis: Redis, key: str, *names: str) -> list[str | None]:
     with redis_errors():
         values = cast("list[bytes | None]", await redis.hmget(key, list(names)))
     return [None if value is None else value.decode() for value in values]
+
+
+async def server_time_ms(redis: Redis) -> int:
+    """The server's clock, in milliseconds since 1970."""
+    with redis_errors():
+        seconds, microseconds = await redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000

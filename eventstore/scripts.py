@@ -1,5 +1,6 @@
 """The Lua scripts beside this file, loaded once and called by name."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 from eventstore.connection import redis_errors
+from eventstore.errors import EventStoreError, Fenced, LogMissing, LogUnverified
 
 _FOLDER = Path(__file__).parent / "lua"
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 
 class Scripts:
@@ -16,7 +19,7 @@ class Scripts:
 
     def __init__(self, redis: Redis) -> None:
         self._scripts: dict[str, AsyncScript] = {
-            path.stem: redis.register_script(path.read_text()) for path in _FOLDER.glob("*.lua")
+            path.stem: redis.register_script(source(path.stem)) for path in _FOLDER.glob("*.lua")
         }
 
     async def __call__(self, name: str, keys: list[str], args: list[Any]) -> Any:
@@ -25,6 +28,22 @@ class Scripts:
             return await self._scripts[name](keys=keys, args=args)
 
 
+def refusal(answer: Any, *, partition: int, job: str = "") -> EventStoreError:
+    """The error for what a script refused."""
+    match answer:
+        case [b"refused", b"LogMissing"]:
+            return LogMissing(partition)
+        case [b"refused", b"LogUnverified", found]:
+            return LogUnverified(partition, f"found lineage {found.decode()}")
+        case [b"refused", b"Fenced", owner, attempt]:
+            return Fenced(job, owner.decode(), int(attempt))
+    return EventStoreError(f"unexpected answer of a script: {answer!r}")
+
+
 def source(name: str) -> str:
-    """The text of a script, for clients that keep a connection of their own."""
-    return (_FOLDER / f"{name}.lua").read_text()
+    """The text of a script, whole, for clients that keep a connection of their own."""
+
+    def included(found: re.Match[str]) -> str:
+        return (_FOLDER / "shared" / f"{found[1]}.lua").read_text()
+
+    return _INCLUDE.sub(included, (_FOLDER / f"{name}.lua").read_text())

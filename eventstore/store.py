@@ -1,6 +1,7 @@
 """The log: append to a job, read a job, read a partition, report progress."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,45 +11,49 @@ from redis.asyncio import Redis
 
 from eventstore.archive import Archive
 from eventstore.connection import redis_errors
+from eventstore.entries import LogEntry
 from eventstore.errors import (
     CommandIdReused,
-    EventStoreError,
-    Fenced,
     LogMissing,
-    LogUnverified,
     NumberTaken,
+    PayloadRefused,
+    TooManyWaiting,
     VersionConflict,
 )
 from eventstore.keys import Keys
-from eventstore.reading import hash_fields, stream_end, stream_exact, stream_range
-from eventstore.scripts import Scripts
+from eventstore.reading import hash_fields, server_time_ms, stream_end, stream_exact, stream_range
+from eventstore.scripts import refusal
+from eventstore.verification import SealedScripts, Verification
+from eventstore.work import Claim, Work
 from schemas import (
     JobRef,
     NewEvent,
     Position,
     RecordedEvent,
+    entry_fields,
     format_time,
     from_fields,
+    gets_further,
     partition_of,
 )
-from schemas.events import JobReady
+from schemas.events import JobCancelled, JobFailed, JobQueued, JobReady
 
 COMMAND_LIFE_MS = 24 * 60 * 60 * 1000
 PROGRESS_CAP_LINES = 5_000
 MAX_EVENT_BYTES = 256 * 1024
+MAX_LINE_BYTES = 64 * 1024
+MAX_WAITING = 10_000
+TENANT_CAP = 4
 READ_BATCH = 500
 
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The right of one worker to run one job, from the claim until somebody else claims it."""
-
-    ref: JobRef
-    project: str
-    work_class: str
-    entry_id: str
-    worker: str
-    attempt: int
+# What an append says to the script about its events.
+_MEANING: Mapping[str, tuple[type, ...]] = {
+    "queued": (JobQueued,),
+    "ready": (JobReady,),
+    "ended": (JobReady, JobFailed, JobCancelled),
+}
+# A backslash that is not itself escaped, and what JSON writes for a NUL.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +77,26 @@ class Appended:
     repeated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """An event and its place in the log."""
-
-    position: Position
-    event: RecordedEvent
-
-
 class EventStore:
-    """The log of all partitions. Appends to what `open_log` has opened, and nowhere else."""
+    """The log of all partitions. `open_log` makes it."""
 
     def __init__(
-        self, redis: Redis, archive: Archive, lineages: Mapping[int, str], *, partitions: int
+        self,
+        redis: Redis,
+        archive: Archive,
+        verification: Verification,
+        *,
+        partitions: int,
+        tenant_cap: int = TENANT_CAP,
     ) -> None:
         self.redis = redis
         self.archive = archive
         self.partitions = partitions
-        self._lineages = lineages
-        self._scripts = Scripts(redis)
+        self.tenant_cap = tenant_cap
+        self.verification = verification
+        self.scripts = SealedScripts(redis, verification)
         self._keys = tuple(Keys(number) for number in range(partitions))
+        self.work = Work(redis, self.scripts, self._keys, tenant_cap=tenant_cap)
 
     def partition(self, tenant: str) -> int:
         """The partition of a tenant."""
@@ -119,59 +124,68 @@ class EventStore:
 
         With `claim`, only while that worker owns the job. With `command`, at most once: a repeated
         command gives the first result, also when it appended nothing (`events` empty). A JobReady
-        needs `build_number`. Raises `VersionConflict`, `Fenced`, `CommandIdReused`, `NumberTaken`,
-        `LogMissing`, `LogUnverified`, `RedisUnavailable`; nothing was written then, except that
-        after `RedisUnavailable` it may have been, and the same call may be made again.
+        needs `build_number`. Raises `VersionConflict`, `Fenced`, `CommandIdReused`,
+        `NumberTaken`, `TooManyWaiting`, `PayloadRefused`, `LogMissing`, `LogUnverified`,
+        `LogDamaged`, `RedisUnavailable`; nothing was written then, except that after
+        `RedisUnavailable` it may have been, and the same call may be made again.
         """
-        keys, partition = self.keys(ref.tenant), self.partition(ref.tenant)
+        keys, tenant = self.keys(ref.tenant), ref.tenant
         names = [
             keys.meta,
             keys.log,
             keys.job(ref.job),
             keys.runs,
             keys.bell,
-            keys.work("high"),
-            keys.work("normal"),
-            keys.builds,
-            keys.command(ref.tenant, command.id) if command else keys.meta,
+            keys.command(tenant, command.id) if command else keys.meta,
         ]
+        payloads = [event.payload for event in events]
+        meaning = [
+            word
+            for word, kinds in _MEANING.items()
+            if any(isinstance(payload, kinds) for payload in payloads)
+        ]
+        if meaning:
+            names += [
+                keys.builds,
+                keys.tenants,
+                keys.caps,
+                keys.waiting(tenant),
+                keys.work("high"),
+                keys.work("normal"),
+            ]
+        if any(gets_further(payload) for payload in payloads):
+            meaning.append("further")
         args: list[Any] = [
-            self._lineages[partition],
             expected_version,
-            ref.tenant,
+            tenant,
             project,
             ref.job,
             work_class,
             claim.worker if claim else "",
             claim.attempt if claim else "",
+            " ".join(meaning),
             command.request_hash if command else "",
             COMMAND_LIFE_MS if command else "",
             "" if build_number is None else build_number,
+            self.tenant_cap,
+            MAX_WAITING,
             len(events),
         ]
         for event in events:
-            data = event.data
-            if len(data) > MAX_EVENT_BYTES:
-                raise EventStoreError(
-                    f"{event.payload.type} has {len(data)} bytes, more than {MAX_EVENT_BYTES}"
-                )
             args += [
                 event.id,
                 event.payload.type,
                 format_time(event.time),
                 event.cause,
                 event.trace,
-                data,
+                _event_data(event),
             ]
-        answer = await self._scripts("append", names, args)
-        if answer[0] == b"refused" and answer[1] == b"NumberUnknown":
-            await self._seed_build_number(ref.tenant, project)
-            answer = await self._scripts("append", names, args)
+        answer = await self._append(ref, project, names, args, expected_version)
         match answer:
             case [b"ok", version, epoch, seq]:
-                return Appended(ref.job, version, Position(partition, epoch, seq))
+                return Appended(ref.job, version, Position(keys.partition, epoch, seq))
             case [b"repeated", job, version, at]:
-                position = Position.parse(f"{partition}:{at.decode()}")
+                position = Position.parse(f"{keys.partition}:{at.decode()}")
                 return Appended(job.decode(), version, position, repeated=True)
             case [b"refused", b"VersionConflict", actual]:
                 raise VersionConflict(ref.job, expected_version, actual)
@@ -179,7 +193,38 @@ class EventStore:
                 raise CommandIdReused(command.id if command else "", job.decode())
             case [b"refused", b"NumberTaken", last]:
                 raise NumberTaken(project, last)
-        raise refusal(answer, partition=partition, job=ref.job)
+            case [b"refused", b"TooManyWaiting", limit]:
+                raise TooManyWaiting(tenant, int(limit))
+        raise refusal(answer, partition=keys.partition, job=ref.job)
+
+    async def _append(
+        self, ref: JobRef, project: str, names: list[str], args: list[Any], expected_version: int
+    ) -> Any:
+        """The script's answer, after putting back from the archive what it misses."""
+        partition = self.partition(ref.tenant)
+        answer = await self.scripts(partition, "append", names, args)
+        if answer == [b"refused", b"VersionConflict", 0] and expected_version:
+            await self._seed_job(ref)
+            answer = await self.scripts(partition, "append", names, args)
+        if answer == [b"refused", b"NumberUnknown"]:
+            await self._seed_build_number(ref.tenant, project)
+            answer = await self.scripts(partition, "append", names, args)
+        return answer
+
+    # --- what expired comes back from the archive ------------------------------------------------
+
+    async def _seed_job(self, ref: JobRef) -> None:
+        """Put the newest event of a job back into its stream, if that has expired."""
+        asked_at = await server_time_ms(self.redis)
+        newest = await self.archive.newest_of_job(ref.tenant, ref.job)
+        if newest is None:
+            return
+        fields = entry_fields(newest.event, at=newest.position)
+        await self.scripts.plain(
+            "seed",
+            [self.keys(ref.tenant).job(ref.job)],
+            [asked_at, newest.event.stream_id, *(part for pair in fields.items() for part in pair)],
+        )
 
     async def last_build_number(self, tenant: str, project: str) -> int:
         """The number of the project's newest build, 0 when it has none."""
@@ -189,14 +234,11 @@ class EventStore:
         return await self._seed_build_number(tenant, project)
 
     async def _seed_build_number(self, tenant: str, project: str) -> int:
-        """Set an absent counter from archive and log.
-
-        While it is absent no build of the project can become READY, so nothing is overtaken.
-        """
+        """Put an absent number back from archive and log; what it is now."""
         keys, partition = self.keys(tenant), self.partition(tenant)
+        asked_at = await server_time_ms(self.redis)
+        after = await self.archive.end(partition)
         number = await self.archive.last_build(tenant, project)
-        archived = await self.archive.last_event(partition)
-        after = archived[0] if archived else None
         while entries := await self.read_log(partition, after, count=READ_BATCH):
             for entry in entries:
                 event = entry.event
@@ -205,8 +247,7 @@ class EventStore:
                     number = max(number, event.payload.build_number)
             after = entries[-1].position
         field = f"{tenant}/{project}"
-        with redis_errors():
-            await self.redis.hsetnx(keys.builds, field, str(number))
+        await self.scripts.plain("seed_number", [keys.builds], [asked_at, field, number])
         (seeded,) = await hash_fields(self.redis, keys.builds, field)
         return int(seeded or number)
 
@@ -217,10 +258,10 @@ class EventStore:
     ) -> bool:
         """Report a line of progress; False once the job's cap is reached and it was left out.
 
-        Raises `Fenced` when the worker does not own the job any more.
+        Raises `Fenced` when the worker does not own the job any more, `PayloadRefused`.
         """
         keys = self.keys(claim.ref.tenant)
-        answer = await self._scripts(
+        answer = await self.scripts.plain(
             "progress",
             [keys.job(claim.ref.job), keys.runs, keys.bell],
             [
@@ -230,7 +271,7 @@ class EventStore:
                 PROGRESS_CAP_LINES,
                 format_time(time),
                 kind,
-                json.dumps(data, ensure_ascii=False, separators=(",", ":")),
+                _line_data(kind, data),
             ],
         )
         if answer[0] == b"refused":
@@ -255,7 +296,7 @@ class EventStore:
     # --- read ------------------------------------------------------------------------------------
 
     async def read_job(self, ref: JobRef) -> list[RecordedEvent]:
-        """Every event of a job in order, from its stream or, once that expired, the archive.
+        """Every event of a job in order, from its stream and, what that lacks, the archive.
 
         Empty when there is no such job. Reads events by their exact ids: a job may have thousands
         of progress lines between them.
@@ -276,7 +317,7 @@ class EventStore:
     async def read_log(
         self, partition: int, after: Position | None, *, count: int = READ_BATCH
     ) -> list[LogEntry]:
-        """Up to `count` events of a partition behind `after`, in order."""
+        """Up to `count` events behind `after` that Redis still has of a partition, in order."""
         entries = await stream_range(
             self.redis,
             self._keys[partition].log,
@@ -295,70 +336,28 @@ class EventStore:
             raise LogMissing(partition)
         return Position(partition, int(epoch), int(seq))
 
-    async def note_restart(self) -> None:
-        """If the server was restarted, begin the time anew in which no job is taken over.
 
-        Idle times went on counting while it was down, and the living must report first.
-        """
-        with redis_errors():
-            info: Any = await self.redis.info("server")
-            seconds, microseconds = await self.redis.time()
-        opened = int(seconds) * 1000 + int(microseconds) // 1000
-        for keys in self._keys:
-            (run,) = await hash_fields(self.redis, keys.meta, "run")
-            if run is not None and run != info["run_id"]:
-                with redis_errors():
-                    await self.redis.hset(
-                        keys.meta, mapping={"run": info["run_id"], "opened": str(opened)}
-                    )
-
-    # --- work ------------------------------------------------------------------------------------
-
-    async def claim(
-        self, partition: int, worker: str, *, free_slots: int, lease_ms: int
-    ) -> list[Claim]:
-        """Take up to `free_slots` jobs of a partition: abandoned ones, then new ones.
-
-        A job is abandoned when its lease of `lease_ms` passed without a heartbeat.
-        """
-        keys = self._keys[partition]
-        answer = await self._scripts(
-            "claim",
-            [keys.meta, keys.runs, keys.work("high"), keys.work("normal")],
-            [self._lineages[partition], worker, free_slots, lease_ms],
-        )
-        if answer[0] != b"ok":
-            raise refusal(answer, partition=partition, job="")
-        return [
-            Claim(
-                ref=JobRef(tenant.decode(), job.decode()),
-                project=project.decode(),
-                work_class=work_class.decode(),
-                entry_id=entry.decode(),
-                worker=worker,
-                attempt=attempt,
-            )
-            for job, tenant, project, work_class, entry, attempt in answer[1:]
-        ]
-
-    async def release(self, claim: Claim) -> bool:
-        """Hand an unfinished job back for the next worker; False if it was not ours any more."""
-        keys = self.keys(claim.ref.tenant)
-        answer = await self._scripts(
-            "release",
-            [keys.runs, keys.work(claim.work_class), keys.bell],
-            [claim.ref.job, claim.worker, claim.attempt, claim.project],
-        )
-        return bool(answer)
+def _event_data(event: NewEvent) -> bytes:
+    """The payload as it is kept: JSON in UTF-8. Raises `PayloadRefused`."""
+    name = event.payload.type
+    try:
+        return _checked(name, event.data, MAX_EVENT_BYTES)
+    except ValueError as error:  # pydantic's refusal of half a surrogate pair is one
+        raise PayloadRefused(f"{name} cannot be written as UTF-8: {error}") from error
 
 
-def refusal(answer: Sequence[Any], *, partition: int, job: str) -> EventStoreError:
-    """The error for what a script refused."""
-    match answer:
-        case [b"refused", b"LogMissing"]:
-            return LogMissing(partition)
-        case [b"refused", b"LogUnverified", reason]:
-            return LogUnverified(partition, f"found {reason.decode()}")
-        case [b"refused", b"Fenced", owner, attempt]:
-            return Fenced(job, owner.decode(), int(attempt))
-    return EventStoreError(f"unexpected answer of a script: {answer!r}")
+def _line_data(kind: str, data: Mapping[str, Any]) -> bytes:
+    """A progress line as it is kept: JSON in UTF-8. Raises `PayloadRefused`."""
+    try:
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise PayloadRefused(f"{kind} cannot be written as UTF-8: {error}") from error
+    return _checked(kind, text, MAX_LINE_BYTES)
+
+
+def _checked(what: str, data: bytes, limit: int) -> bytes:
+    if len(data) > limit:
+        raise PayloadRefused(f"{what} has {len(data)} bytes, more than {limit}")
+    if _NUL.search(data):
+        raise PayloadRefused(f"{what} holds a NUL character")
+    return data

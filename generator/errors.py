@@ -7,6 +7,7 @@ GenerationError
 ├── ArtifactMissing         a stored file is gone or damaged
 ├── CheckFailed             the app does not do what it must
 ├── DeadlinePassed          a step took longer than it may
+├── WorkersLost             worker after worker ended while it ran this build
 └── SandboxError
     ├── SandboxUnavailable  this machine or these settings cannot make sandboxes
     ├── SandboxBusy         the provider refuses for now
@@ -78,6 +79,20 @@ class DeadlinePassed(GenerationError):
         self.what = what
         self.seconds = seconds
         super().__init__(f"{what} did not end within {seconds:g} s: try again")
+
+
+class WorkersLost(GenerationError):
+    """The build seems to end its workers. It is given up before it takes more of them."""
+
+    kind = "workers_lost"
+
+    def __init__(self, deliveries: int) -> None:
+        self.deliveries = deliveries
+        super().__init__(
+            f"{deliveries} workers in a row ended while they ran this build and none got further "
+            "than those before: it is not tried again by itself. Submitting the goal again, worded "
+            "differently, may help"
+        )
 
 
 class SandboxError(GenerationError):

@@ -5,8 +5,10 @@ dead worker. When the answer is that a job belongs to somebody else, its build i
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import structlog
 from redis import Redis
@@ -21,6 +23,13 @@ log = structlog.get_logger()
 BEATS_PER_LEASE = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    on_lost: Callable[[], object]
+    until: float
+    """In the seconds of `time.monotonic`."""
+
+
 class Heart:
     """Renews the leases of all held claims, every third of a lease. Used as a context manager."""
 
@@ -31,7 +40,7 @@ class Heart:
         self._connect = connect
         self._pause_s = lease_ms / 1000 / BEATS_PER_LEASE
         self._partition_of = partition_of
-        self._held: dict[Claim, Callable[[], object]] = {}
+        self._held: dict[Claim, _Hold] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
@@ -45,15 +54,23 @@ class Heart:
         self._thread.join()
 
     @contextmanager
-    def holding(self, claim: Claim, on_lost: Callable[[], object]) -> Iterator[None]:
-        """Keep `claim` alive while the block runs. `on_lost` is called in the heart's thread."""
+    def holding(
+        self, claim: Claim, on_lost: Callable[[], object], *, for_s: float
+    ) -> Iterator[None]:
+        """Keep `claim` alive while the block runs, `for_s` at most: then others may take it.
+
+        `on_lost` is called in the heart's thread.
+        """
         with self._lock:
-            self._held[claim] = on_lost
+            self._held[claim] = _Hold(on_lost, until=time.monotonic() + for_s)
         try:
             yield
         finally:
-            with self._lock:
-                self._held.pop(claim, None)
+            self._let_go(claim)
+
+    def _let_go(self, claim: Claim) -> None:
+        with self._lock:
+            self._held.pop(claim, None)
 
     def _beat(self) -> None:
         redis = self._connect()
@@ -61,7 +78,11 @@ class Heart:
         while not self._stop.wait(self._pause_s):
             with self._lock:
                 held = list(self._held.items())
-            for claim, on_lost in held:
+            for claim, hold in held:
+                if time.monotonic() > hold.until:
+                    log.error("heartbeat_stopped", job=claim.ref.job, attempt=claim.attempt)
+                    self._let_go(claim)
+                    continue
                 keys = Keys(self._partition_of(claim.ref.tenant))
                 try:
                     alive = script(
@@ -73,5 +94,5 @@ class Heart:
                     continue
                 if not alive:
                     log.warning("lease_lost", job=claim.ref.job, attempt=claim.attempt)
-                    on_lost()
+                    hold.on_lost()
         redis.close()

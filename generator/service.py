@@ -16,10 +16,11 @@ from eventstore import (
     JobEvent,
     NumberTaken,
     RedisUnavailable,
+    follow,
 )
 from generator.artifacts import ArtifactStore
-from generator.build import Build, Deadlines, deadline
-from generator.errors import CheckFailed, GenerationError
+from generator.build import KILL_S, LOG_PATIENCE_S, Build, Deadlines, deadline
+from generator.errors import CheckFailed, GenerationError, WorkersLost
 from generator.output import clean
 from generator.phases import PHASES, simulated
 from generator.runner import Runner
@@ -36,6 +37,7 @@ from schemas.commands import (
 from schemas.events import CancelRequested
 
 MAX_NUMBER_TRIES = 100
+MAX_DELIVERIES = 3
 _WATCH_AGAIN_S = 0.5
 MAX_MESSAGE_CHARS = 2_000
 
@@ -58,7 +60,9 @@ class GenerationService:
         sandbox_runtime_factory: SandboxRuntimeFactory | None,
         workspace_root: Path,
         deadlines: Deadlines | None = None,
+        max_deliveries: int = MAX_DELIVERIES,
     ) -> None:
+        """`max_deliveries`: a job that so many workers took and none got further is given up."""
         self._handler = handler
         self._hub = hub
         self._artifacts = artifacts
@@ -66,6 +70,12 @@ class GenerationService:
         self._sandbox_runtime_factory = sandbox_runtime_factory
         self._workspace_root = workspace_root
         self._deadlines = deadlines or Deadlines()
+        self._max_deliveries = max_deliveries
+
+    @property
+    def longest_s(self) -> float:
+        """How long one attempt may take, with its end: who is silent after that is not alive."""
+        return self._deadlines.job_s + KILL_S + LOG_PATIENCE_S
 
     async def execute_build(self, claim: Claim) -> Job:
         """Run the claimed job from its first phase that is not completed; the job as it ended.
@@ -112,11 +122,11 @@ class GenerationService:
         after = f"{build.job.version}-0"
         while True:
             try:
-                async for entry in self._hub.follow(build.claim.ref, after):
+                async for entry in follow(self._hub, build.claim.ref, after):
                     after = entry.id
                     if isinstance(entry, JobEvent) and entry.event.type == CancelRequested.type:
                         scope.cancel()
-            except RedisUnavailable as error:
+            except EventStoreError as error:
                 log.warning("cancel_watch_waits", job=build.job.job, error=str(error))
                 await anyio.sleep(_WATCH_AGAIN_S)
 
@@ -136,6 +146,8 @@ class GenerationService:
             build.job = await self._handler.load(build.claim.ref)
 
     async def _run_phases(self, build: Build) -> None:
+        if build.claim.deliveries > self._max_deliveries:
+            raise WorkersLost(build.claim.deliveries - 1)
         await build.tell(StartJob(build.claim.worker, build.claim.attempt))
         while (phase := build.job.next_phase) is not None:
             await build.tell(StartPhase(phase))

@@ -80,7 +80,7 @@ class Worker:
             if free <= 0:
                 return
             partition = (first + offset) % self._store.partitions
-            for claim in await self._store.claim(
+            for claim in await self._store.work.claim(
                 partition, self.name, free_slots=free, lease_ms=self._lease_ms
             ):
                 # Begun at once: a claim kept for later would be lost with whatever comes between.
@@ -94,7 +94,7 @@ class Worker:
             with anyio.CancelScope() as scope:
                 loop = asyncio.get_running_loop()
                 on_lost = partial(loop.call_soon_threadsafe, scope.cancel)
-                with self._heart.holding(claim, on_lost):
+                with self._heart.holding(claim, on_lost, for_s=self._service.longest_s):
                     log.info("build_started", **facts)
                     job = await self._service.execute_build(claim)
                     log.info("build_ended", status=job.status.value, **facts)
@@ -118,7 +118,7 @@ class Worker:
     async def _hand_back(self, claim: Claim) -> None:
         with anyio.move_on_after(_RELEASE_S, shield=True):
             try:
-                await self._store.release(claim)
+                await self._store.work.release(claim)
             except RedisUnavailable as error:
                 # Its lease runs out instead.
                 log.warning("release_failed", job=claim.ref.job, error=str(error))

@@ -3,8 +3,8 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from eventstore.archive import SCHEMA
-from eventstore.archive import metadata as archive_metadata
+from eventstore.tables import SCHEMA
+from eventstore.tables import metadata as archive_metadata
 from projector.tables import lock_metadata
 from projector.tables import metadata as read_model_metadata
 from service.keys import metadata as keys_metadata

@@ -3,8 +3,11 @@
 ProjectorError
 ├── HistoryBroken       a job's events are not 1, 2, 3, …
 ├── LogBroken           the log lacks an event behind the checkpoint
+├── LogForked           the log's server was superseded before it appended this
 └── CheckpointMoved     another projector folded the batch that was read
 """
+
+from schemas import Position
 
 
 class ProjectorError(Exception):
@@ -30,6 +33,17 @@ class LogBroken(ProjectorError):
         self.found = found
         super().__init__(
             f"partition {partition}: the event with seq {expected} comes next, the log has {found}"
+        )
+
+
+class LogForked(ProjectorError):
+    """Events of a server that another has superseded. They never happened; reconnect."""
+
+    def __init__(self, position: Position) -> None:
+        self.position = position
+        super().__init__(
+            f"{position} was appended by a Redis that another has superseded: REDIS_URL of this "
+            "projector must name the new one"
         )
 
 

@@ -22,14 +22,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import (
     EventStore,
+    EventStoreError,
     Hub,
     LogEntry,
     PostgresUnavailable,
     RedisUnavailable,
     postgres_errors,
 )
-from eventstore.archive import events_table, recorded
-from projector.errors import CheckpointMoved, LogBroken, ProjectorError
+from eventstore.archive import recorded
+from eventstore.register import shared
+from eventstore.tables import events_table
+from projector.errors import CheckpointMoved, LogBroken, LogForked, ProjectorError
 from projector.fold import advance, row
 from projector.tables import checkpoints, fold_lock, jobs
 from schemas import Job, Position, SchemaError
@@ -78,7 +81,13 @@ class Projector:
                     await anyio.sleep(backoff_s)
                     backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
                     continue
-                except (ProjectorError, SchemaError, SQLAlchemyError, PostgresError) as error:
+                except (
+                    EventStoreError,
+                    ProjectorError,
+                    SchemaError,
+                    SQLAlchemyError,
+                    PostgresError,
+                ) as error:
                     # This partition stands still until somebody looks; the others go on.
                     log.error("projector_stuck", partition=partition, exc_info=error)
                     await anyio.sleep(_LONGEST_BACKOFF_S)
@@ -89,7 +98,7 @@ class Projector:
     async def fold_batch(self, partition: int) -> int:
         """Fold the next events of a partition; how many, 0 when there are none or another does it.
 
-        Raises `HistoryBroken`, `LogBroken`, `UndecodableEvent`, `PostgresUnavailable`,
+        Raises `HistoryBroken`, `LogBroken`, `LogForked`, `UndecodableEvent`, `PostgresUnavailable`,
         `RedisUnavailable`; nothing moved then.
         """
         with postgres_errors():
@@ -121,6 +130,7 @@ class Projector:
     ) -> None:
         if await _checkpoint(connection, partition) != checkpoint:
             raise CheckpointMoved
+        await _check_rightful(connection, entries)
         states: dict[str, Job | None] = defaultdict(lambda: None)
         states.update(await _archived_states(connection, {entry.event.job for entry in entries}))
         rows: dict[str, dict[str, Any]] = {}
@@ -139,6 +149,18 @@ def _check_dense(checkpoint: Position | None, entries: Sequence[LogEntry]) -> No
     for offset, entry in enumerate(entries):
         if entry.position.seq != expected + offset:
             raise LogBroken(entry.position.partition, expected + offset, entry.position.seq)
+
+
+async def _check_rightful(connection: AsyncConnection, entries: Sequence[LogEntry]) -> None:
+    """What a server appends that was superseded meanwhile is never archived.
+
+    The register's entry stays locked until this batch is committed, so that nobody begins an epoch
+    before these events who has not seen them.
+    """
+    registration = await shared(connection, entries[0].position.partition)
+    for entry in entries:
+        if not registration.rightful(entry.position):
+            raise LogForked(entry.position)
 
 
 async def _lock(connection: AsyncConnection, partition: int) -> bool:

@@ -14,7 +14,8 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import postgres_errors
-from eventstore.archive import events_table, log_partitions_table, recorded
+from eventstore.archive import recorded
+from eventstore.tables import events_table, log_partitions_table
 from projector.fold import advance, row
 from projector.tables import checkpoints, fold_lock, jobs, metadata
 from schemas import Job, Position

@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from eventstore.archive import SCHEMA
+from eventstore.tables import SCHEMA
 from schemas import Status
 
 metadata = MetaData()

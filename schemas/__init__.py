@@ -7,7 +7,14 @@ from schemas import commands, events
 from schemas.commands import Command
 from schemas.decider import decide
 from schemas.decoding import decode
-from schemas.envelope import NewEvent, RecordedEvent, cloud_event, format_time, from_fields
+from schemas.envelope import (
+    NewEvent,
+    RecordedEvent,
+    cloud_event,
+    entry_fields,
+    format_time,
+    from_fields,
+)
 from schemas.errors import (
     CommandRefused,
     JobIsCancelling,
@@ -25,7 +32,7 @@ from schemas.ids import (
     is_id,
     partition_of,
 )
-from schemas.job import RUNNING, TERMINAL, TRANSITIONS, Job, Status, evolve, fold
+from schemas.job import RUNNING, TERMINAL, TRANSITIONS, Job, Status, evolve, fold, gets_further
 
 __all__ = [
     "ID_RULE",
@@ -53,11 +60,13 @@ __all__ = [
     "commands",
     "decide",
     "decode",
+    "entry_fields",
     "events",
     "evolve",
     "fold",
     "format_time",
     "from_fields",
+    "gets_further",
     "is_id",
     "partition_of",
 ]

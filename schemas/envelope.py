@@ -13,6 +13,7 @@ from typing import Any
 from schemas.decoding import decode
 from schemas.errors import UndecodableEvent
 from schemas.events import AnyPayload, Known
+from schemas.ids import Position
 
 SOURCE = "/headrace"
 
@@ -85,6 +86,23 @@ def _from_fields(fields: Mapping[bytes, bytes]) -> RecordedEvent:
         data=data,
         payload=decode(event_type, data),
     )
+
+
+def entry_fields(event: RecordedEvent, at: Position) -> dict[str, str | bytes]:
+    """The entry of a job's stream that `from_fields` reads; `at` is its place in the log."""
+    return {
+        "id": event.id,
+        "at": at.entry_id,
+        "type": event.type,
+        "tenant": event.tenant,
+        "project": event.project,
+        "job": event.job,
+        "version": str(event.version),
+        "time": format_time(event.time),
+        "cause": event.cause,
+        "trace": event.trace,
+        "data": event.data,
+    }
 
 
 def cloud_event(event: RecordedEvent) -> dict[str, Any]:

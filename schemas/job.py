@@ -23,6 +23,7 @@ from typing import assert_never
 
 from schemas.envelope import RecordedEvent
 from schemas.events import (
+    AnyPayload,
     CancelRequested,
     ChecksFailed,
     JobCancelled,
@@ -211,6 +212,20 @@ def evolve(state: Job | None, event: RecordedEvent) -> Job | None:
             return state
         case _:
             assert_never(event.payload)
+
+
+def gets_further(payload: AnyPayload) -> bool:
+    """Whether an event takes its job where no attempt before has been.
+
+    A phase is completed once a round, and rounds are counted; only the checks are seen again by
+    every attempt, so that they prove nothing.
+    """
+    match payload:
+        case PhaseCompleted(phase=phase):
+            return phase is not Phase.CHECKS
+        case ChecksFailed():
+            return True
+    return False
 
 
 def _queued(event: RecordedEvent, queued: JobQueued) -> Job:

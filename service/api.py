@@ -24,6 +24,8 @@ from eventstore import (
     JobEntry,
     JobEvent,
     PostgresUnavailable,
+    Reset,
+    follow,
     postgres_errors,
     redis_errors,
 )
@@ -119,7 +121,6 @@ class Followed:
     after: str
     version: int
     ended: bool
-    is_reset: bool
 
 
 def create_api(parts: Parts) -> FastAPI:
@@ -213,18 +214,13 @@ def create_api(parts: Parts) -> FastAPI:
             raise HTTPException(400, "Last-Event-ID must be the id of an event of this stream")
         if state.is_terminal and int(match[1]) == state.version:
             raise problems.NothingMore
-        # An id from the future: what it stood for was lost, and the history begins anew.
-        is_lost = int(match[1]) > state.version
-        after = START if is_lost else match[0]
-        return Followed(JobRef(owner, job_id), after, state.version, state.is_terminal, is_lost)
+        return Followed(JobRef(owner, job_id), match[0], state.version, state.is_terminal)
 
     @app.get("/v1/jobs/{job_id}/stream", response_class=EventSourceResponse)
     async def stream(target: Annotated[Followed, Depends(followed)]) -> AsyncIterator[Any]:
         """The job's events and progress as they come, from `Last-Event-ID` on, to its end."""
-        if target.is_reset:
-            yield ServerSentEvent(id=START, event="reset", data={"reason": "events were lost"})
         ended = target.ended
-        async for entry in parts.hub.follow(target.ref, target.after):
+        async for entry in follow(parts.hub, target.ref, target.after):
             yield _server_sent(entry)
             if isinstance(entry, JobEvent):
                 ended = ended or entry.event.type in TERMINAL_TYPES
@@ -271,6 +267,8 @@ def _accepted(job: Job, position: Position | None, response: Response) -> Accept
 def _server_sent(entry: JobEntry) -> ServerSentEvent:
     if isinstance(entry, JobEvent):
         return ServerSentEvent(id=entry.id, event=entry.event.type, data=cloud_event(entry.event))
+    if isinstance(entry, Reset):
+        return ServerSentEvent(id=START, event="reset", data={"reason": "events were lost"})
     raw = f'{{"kind":"{entry.kind}","time":"{entry.time}","data":{entry.data.decode()}}}'
     return ServerSentEvent(id=entry.id, event="progress", raw_data=raw)
 

@@ -12,10 +12,13 @@ from starlette.exceptions import HTTPException
 from eventstore import (
     CommandIdReused,
     EventStoreError,
+    LogDamaged,
     LogMissing,
     LogUnverified,
+    PayloadRefused,
     PostgresUnavailable,
     RedisUnavailable,
+    TooManyWaiting,
     VersionConflict,
 )
 from schemas import CommandRefused, JobUnknown
@@ -27,6 +30,9 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     JobUnknown: (404, "No such job"),
     CommandRefused: (409, "Not possible in the job's state"),
     CommandIdReused: (422, "Idempotency-Key used for another request"),
+    TooManyWaiting: (429, "Too many jobs wait"),
+    PayloadRefused: (422, "The request cannot be kept"),
+    LogDamaged: (503, "The log cannot be used"),
     VersionConflict: (409, "The job changed meanwhile"),
     RedisUnavailable: (503, "The log is not reachable"),
     PostgresUnavailable: (503, "The read model is not reachable"),
@@ -46,7 +52,7 @@ def problem(status: int, title: str, detail: str = "", **members: Any) -> JSONRe
     content = {"type": "about:blank", "title": title, "status": status, **members}
     if detail:
         content["detail"] = detail
-    headers = {"Retry-After": RETRY_AFTER_S} if status == 503 else {}
+    headers = {"Retry-After": RETRY_AFTER_S} if status in (429, 503) else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(content, status_code=status, headers=headers, media_type=MEDIA_TYPE)

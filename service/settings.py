@@ -74,6 +74,16 @@ class Settings(BaseSettings):
     slots: Annotated[int, Field(ge=1, le=256)] = 4
     """How many jobs one worker runs at a time."""
 
+    tenant_cap: Annotated[int, Field(ge=0, le=100_000)] = 4
+    """How many jobs of a tenant run at a time, unless it has a cap of its own; the rest waits."""
+    max_deliveries: Annotated[int, Field(ge=1, le=100)] = 3
+    """How many workers may end over a job, none getting further, before it is given up."""
+
+    keep_s: Annotated[float, Field(ge=0, le=30 * 86_400)] = 3600.0
+    """How long archived events stay in Redis: at least as far as Postgres may be set back."""
+    keep_events: Annotated[int, Field(ge=1)] = 100_000
+    """How many archived events of a partition stay in Redis at most."""
+
     lease_s: Annotated[float, Field(ge=2, le=3600)] = 15.0
 
     @property

@@ -17,6 +17,7 @@ from eventstore import (
     Archive,
     CommandHandler,
     EventStore,
+    Housekeeper,
     Hub,
     connect_postgres,
     connect_redis,
@@ -89,7 +90,12 @@ async def opened_log(settings: Settings, servers: Servers) -> AsyncIterator[Log]
     redis, bells = connect_redis(servers.redis_url), connect_redis(servers.redis_url)
     try:
         await upgrade(engine)
-        store = await open_log(redis, Archive(engine), partitions=settings.partitions)
+        store = await open_log(
+            redis,
+            Archive(engine),
+            partitions=settings.partitions,
+            tenant_cap=settings.tenant_cap,
+        )
         hub = Hub(store, bells)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hub.run)
@@ -126,6 +132,12 @@ async def running(
             lease_ms=settings.lease_ms,
             slots=settings.slots,
         )
+        housekeeper = Housekeeper(
+            log.store,
+            keep_s=settings.keep_s,
+            keep_events=settings.keep_events,
+            lease_s=settings.lease_s,
+        )
         api = _Api(uvicorn.Config(
             create_api(Parts(log.handler, log.hub, log.engine, keys)),
             lifespan="off",
@@ -147,6 +159,7 @@ async def running(
                 async with anyio.create_task_group() as working:
                     working.start_soon(Projector(log.store, log.engine).run, log.hub)
                     working.start_soon(worker.run)
+                    working.start_soon(housekeeper.run)
                     with announced(settings.instance_file, instance):
                         yield instance, log
                     working.cancel_scope.cancel()
@@ -163,6 +176,7 @@ def generation(settings: Settings, log: Log) -> GenerationService:
         runner=runner,
         sandbox_runtime_factory=lambda: make_sandbox_runtime(settings),
         workspace_root=settings.home / "workspaces",
+        max_deliveries=settings.max_deliveries,
     )
 
 

@@ -80,7 +80,7 @@ def archive(engine: AsyncEngine) -> Archive:
 @pytest.fixture
 async def store(redis: Redis, archive: Archive) -> EventStore:
     """An opened, empty log."""
-    return await open_log(redis, archive, partitions=PARTITIONS)
+    return await open_log(redis, archive, partitions=PARTITIONS, tenant_cap=1_000)
 
 
 @pytest.fixture

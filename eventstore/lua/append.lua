@@ -1,36 +1,45 @@
 --[[ append: the next events of one job, whole or not at all.
 
-KEYS   1 meta   2 log   3 the job's stream   4 runs   5 bell   6 work:high   7 work:normal
-       8 builds   9 cmd (any key of the partition when there is no command id)
-ARGV   1 lineage   2 expected version   3 tenant   4 project   5 job   6 work class
-       7 owner, 8 attempt: of the worker that appends; '' for a command from outside
-       9 request hash, 10 life of the result in ms; '' when there is no command id
-      11 proposed build number; '' unless a JobReady is among the events
-      12 number of events, then for each: id, type, time, cause, trace, data
+KEYS   1 meta   2 log   3 the job's stream   4 runs   5 bell
+       6 cmd (any key of the partition when there is no command id)
+       and, for an append that queues or ends the job:
+       7 builds   8 tenants   9 caps   10 waiting:<tenant>   11 work:high   12 work:normal
+ARGV   1 lineage   2 run id of the server the log was verified on   3 expected version
+       4 tenant   5 project   6 job   7 work class
+       8 owner, 9 attempt: of the worker that appends; '' for a command from outside
+       10 what the events mean for the job, in words: queued, ready, ended, further (than any
+          attempt before); only the caller knows what each version of an event means
+       11 request hash, 12 life of the result in ms; '' when there is no command id
+       13 proposed build number; '' unless a JobReady is among the events
+       14 cap of a tenant without one of its own   15 how many jobs of a tenant may wait
+       16 number of events, then for each: id, type, time, cause, trace, data
 
 Result {'ok', version, epoch, seq}            of the last event
        {'repeated', job, version, position}   this command id was answered before, with this
        {'refused', reason, ...}               nothing was written
 
 Atomic: everything. Redis does not roll back, so all checks stand before the first write, and the
-one write that Redis itself could refuse (the log's entry id) is the first. Payloads pass through
-as they are: cjson would turn [] into {} and lose large integers.
+one write that Redis itself could refuse (the log's entry id) is the first. A key of the wrong type
+is met by a read before that. Payloads pass through as they are: cjson would turn [] into {} and
+lose large integers.
 ]]
-local FIXED, PER_EVENT, GROUP = 12, 6, 'generators'
-local count = tonumber(ARGV[12])
-if #KEYS ~= 9 or not count or #ARGV ~= FIXED + count * PER_EVENT then
+-- include: admission
+local FIXED, PER_EVENT, GROUP = 16, 6, 'generators'
+local count = tonumber(ARGV[16])
+local bookkeeping = #KEYS == 12
+if not (bookkeeping or #KEYS == 6) or not count or #ARGV ~= FIXED + count * PER_EVENT then
   return redis.error_reply('HEADRACE append: wrong number of keys or arguments')
 end
 
-local meta = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'seq', 'opened')
-local epoch, seq = tonumber(meta[2]), tonumber(meta[3])
+local meta = redis.call('HMGET', KEYS[1], 'lineage', 'run', 'epoch', 'seq', 'opened')
+local epoch, seq = tonumber(meta[3]), tonumber(meta[4])
 if not meta[1] or not epoch or not seq then return {'refused', 'LogMissing'} end
 if meta[1] ~= ARGV[1] then return {'refused', 'LogUnverified', meta[1]} end
-if not meta[4] then return {'refused', 'LogUnverified', 'not opened'} end
+if meta[2] ~= ARGV[2] or not meta[5] then return {'refused', 'RunChanged'} end
 
-local hash = ARGV[9]
+local hash = ARGV[11]
 if hash ~= '' then
-  local known = redis.call('GET', KEYS[9])
+  local known = redis.call('GET', KEYS[6])
   if known then
     local first_hash, job, version, position = string.match(known, '^(%S+) (%S+) (%d+) (%S+)$')
     if first_hash ~= hash then return {'refused', 'CommandIdReused', job} end
@@ -38,7 +47,7 @@ if hash ~= '' then
   end
 end
 
-local expected = tonumber(ARGV[2])
+local expected = tonumber(ARGV[3])
 local newest = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
 local version = newest and tonumber(string.match(newest[1], '^(%d+)-')) or 0
 if version ~= expected then
@@ -53,29 +62,41 @@ if version ~= expected then
   return {'refused', 'VersionConflict', version}
 end
 
-local job = ARGV[5]
+local tenant, project, job = ARGV[4], ARGV[5], ARGV[6]
 local run = redis.call('HGET', KEYS[4], job)
 local class, entry, owner, attempt
-if run then class, entry, owner, attempt = string.match(run, '^%S+ (%S+) (%S+) (%S+) (%d+)$') end
-if ARGV[7] ~= '' and (owner ~= ARGV[7] or attempt ~= ARGV[8]) then
+if run then class, entry, owner, attempt = string.match(run, '^%S+ (%S+) (%S+) (%S+) (%d+) %d+$') end
+if ARGV[8] ~= '' and (owner ~= ARGV[8] or attempt ~= ARGV[9]) then
   return {'refused', 'Fenced', owner or '-', attempt or '0'}
 end
 
-local field, proposed = ARGV[3] .. '/' .. ARGV[4], ARGV[11]
-local queued, ready, ended = false, false, false
-for i = 1, count do
-  local kind = ARGV[FIXED + (i - 1) * PER_EVENT + 2]
-  queued = queued or kind == 'JobQueued'
-  ready = ready or kind == 'JobReady'
-  ended = ended or kind == 'JobReady' or kind == 'JobFailed' or kind == 'JobCancelled'
-end
-if queued or ready then
-  local last = redis.call('HGET', KEYS[8], field)
-  if not last then return {'refused', 'NumberUnknown'} end
-  if ready and tonumber(proposed) ~= tonumber(last) + 1 then
-    return {'refused', 'NumberTaken', tonumber(last)}
+local means = {}
+for word in string.gmatch(ARGV[10], '%a+') do means[word] = true end
+local queued, ready, ended = means.queued, means.ready, means.ended
+local field, proposed = tenant .. '/' .. project, ARGV[13]
+local keys, running, cap
+if queued or ended then
+  if not bookkeeping then
+    return redis.error_reply('HEADRACE append: wrong number of keys or arguments')
+  end
+  keys = {runs = KEYS[4], tenants = KEYS[8], caps = KEYS[9], waiting = KEYS[10],
+    high = KEYS[11], normal = KEYS[12]}
+  running, cap = admission_state(keys, tenant, ARGV[14])
+  redis.call('XLEN', keys.high)
+  redis.call('XLEN', keys.normal)
+  local waiting = redis.call('ZCARD', keys.waiting)
+  if queued and running >= cap and waiting >= tonumber(ARGV[15]) then
+    return {'refused', 'TooManyWaiting', ARGV[15]}
+  end
+  if queued or ready then
+    local last = redis.call('HGET', KEYS[7], field)
+    if not last then return {'refused', 'NumberUnknown'} end
+    if ready and tonumber(proposed) ~= tonumber(last) + 1 then
+      return {'refused', 'NumberTaken', tonumber(last)}
+    end
   end
 end
+redis.call('XLEN', KEYS[5])
 
 -- From here on everything is written.
 for i = 1, count do
@@ -83,33 +104,45 @@ for i = 1, count do
   local at = epoch .. '-' .. (seq + i)
   local number = expected + i
   redis.call('XADD', KEYS[2], at,
-    'id', ARGV[base + 1], 'type', ARGV[base + 2], 'tenant', ARGV[3], 'project', ARGV[4],
+    'id', ARGV[base + 1], 'type', ARGV[base + 2], 'tenant', tenant, 'project', project,
     'job', job, 'version', number, 'time', ARGV[base + 3], 'cause', ARGV[base + 4],
     'trace', ARGV[base + 5], 'data', ARGV[base + 6])
   redis.call('XADD', KEYS[3], number .. '-0',
-    'id', ARGV[base + 1], 'at', at, 'type', ARGV[base + 2], 'tenant', ARGV[3], 'project', ARGV[4],
+    'id', ARGV[base + 1], 'at', at, 'type', ARGV[base + 2], 'tenant', tenant, 'project', project,
     'job', job, 'version', number, 'time', ARGV[base + 3], 'cause', ARGV[base + 4],
     'trace', ARGV[base + 5], 'data', ARGV[base + 6])
 end
 if count > 0 then redis.call('HSET', KEYS[1], 'seq', seq + count) end
-if ready then redis.call('HSET', KEYS[8], field, proposed) end
+if ready then redis.call('HSET', KEYS[7], field, proposed) end
+local admitted = 0
 if queued then
-  local work = ARGV[6] == 'high' and KEYS[6] or KEYS[7]
-  local id = redis.call('XADD', work, '*', 'job', job, 'tenant', ARGV[3], 'project', ARGV[4])
-  redis.call('HSET', KEYS[4], job, table.concat({ARGV[3], ARGV[6], id, '-', '0'}, ' '))
+  class = ARGV[7]
+  redis.call('HSET', KEYS[4], job, table.concat({tenant, class, '-', '-', 0, 0}, ' '))
+  wait(keys, job, project, class, seq)
+  run, entry = true, '-'
 end
 if ended and run then
-  local work = class == 'high' and KEYS[6] or KEYS[7]
-  redis.call('XACK', work, GROUP, entry)
-  redis.call('XDEL', work, entry)
+  if entry == '-' then
+    redis.call('ZREM', keys.waiting, table.concat({job, project, class}, ' '))
+  else
+    redis.call('XACK', keys[class], GROUP, entry)
+    redis.call('XDEL', keys[class], entry)
+    running = running - 1
+  end
   redis.call('HDEL', KEYS[4], job)
+end
+if queued or ended then admitted = admit(keys, tenant, running, cap) end
+if run and means.further and not ended then
+  -- It got further: what killed its workers before does not count against it any more.
+  redis.call('HSET', KEYS[4], job, (string.gsub(redis.call('HGET', KEYS[4], job), '%d+$', '0')))
 end
 if count > 0 then
   redis.call('PERSIST', KEYS[3])
-  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'job', job, 'what', queued and 'queued' or 'event')
+  local what = admitted > 0 and 'queued' or 'event'
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'job', job, 'what', what)
 end
 if hash ~= '' then
   local result = table.concat({hash, job, expected + count, epoch .. '-' .. (seq + count)}, ' ')
-  redis.call('SET', KEYS[9], result, 'PX', ARGV[10])
+  redis.call('SET', KEYS[6], result, 'PX', ARGV[12])
 end
 return {'ok', expected + count, epoch, seq + count}

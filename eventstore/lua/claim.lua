@@ -1,9 +1,11 @@
 --[[ claim: take jobs of one partition that may run now, and fence whoever had them.
 
 KEYS   1 meta   2 runs   3 work:high   4 work:normal
-ARGV   1 lineage   2 worker   3 how many (free slots)   4 lease in ms
+ARGV   1 lineage   2 run id of the server the log was verified on
+       3 worker   4 how many (free slots)   5 lease in ms
 
-Result {'ok', {job, tenant, project, class, entry id, attempt}, ...} | {'refused', reason}
+Result {'ok', {job, tenant, project, class, entry id, attempt, deliveries}, ...}
+       {'refused', reason}
 
 Atomic: the entry changes hands and `runs` names the new owner in one step; from then on the
 predecessor can neither append nor report. `high` goes before `normal`, abandoned work before new.
@@ -11,15 +13,15 @@ No takeover within one lease after the log was opened: idle times went on counti
 was down, and the living have had no chance to send a heartbeat.
 ]]
 local GROUP = 'generators'
-if #KEYS ~= 4 or #ARGV ~= 4 then
+if #KEYS ~= 4 or #ARGV ~= 5 then
   return redis.error_reply('HEADRACE claim: wrong number of keys or arguments')
 end
-local meta = redis.call('HMGET', KEYS[1], 'lineage', 'opened')
+local meta = redis.call('HMGET', KEYS[1], 'lineage', 'run', 'opened')
 if not meta[1] then return {'refused', 'LogMissing'} end
 if meta[1] ~= ARGV[1] then return {'refused', 'LogUnverified', meta[1]} end
-if not meta[2] then return {'refused', 'LogUnverified', 'not opened'} end
+if meta[2] ~= ARGV[2] or not meta[3] then return {'refused', 'RunChanged'} end
 
-local worker, free, lease = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local worker, free, lease = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local result = {'ok'}
@@ -28,23 +30,26 @@ local function take(work, entry)
   local fields = {}
   for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
   local run = redis.call('HGET', KEYS[2], fields.job)
-  local tenant, class, at, attempt
-  if run then tenant, class, at, attempt = string.match(run, '^(%S+) (%S+) (%S+) %S+ (%d+)$') end
+  local tenant, class, at, attempt, deliveries
+  if run then
+    tenant, class, at, attempt, deliveries =
+      string.match(run, '^(%S+) (%S+) (%S+) %S+ (%d+) (%d+)$')
+  end
   if at ~= entry[1] then
     -- The job has ended, or runs from another entry: nothing to do here.
     redis.call('XACK', work, GROUP, entry[1])
     redis.call('XDEL', work, entry[1])
     return
   end
-  local next_attempt = tonumber(attempt) + 1
+  attempt, deliveries = tonumber(attempt) + 1, tonumber(deliveries) + 1
   redis.call('HSET', KEYS[2], fields.job,
-    table.concat({tenant, class, at, worker, next_attempt}, ' '))
-  result[#result + 1] = {fields.job, tenant, fields.project, class, at, next_attempt}
+    table.concat({tenant, class, at, worker, attempt, deliveries}, ' '))
+  result[#result + 1] = {fields.job, tenant, fields.project, class, at, attempt, deliveries}
   free = free - 1
 end
 
 for _, work in ipairs({KEYS[3], KEYS[4]}) do
-  if free > 0 and now - tonumber(meta[2]) >= lease then
+  if free > 0 and now - tonumber(meta[3]) >= lease then
     -- One call looks at ten entries per wanted one; the abandoned may stand behind the living.
     local cursor = '0-0'
     repeat

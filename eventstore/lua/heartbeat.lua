@@ -13,7 +13,7 @@ if #KEYS ~= 2 or #ARGV ~= 3 then
 end
 local run = redis.call('HGET', KEYS[1], ARGV[1])
 if not run then return 0 end
-local entry, owner, attempt = string.match(run, '^%S+ %S+ (%S+) (%S+) (%d+)$')
+local entry, owner, attempt = string.match(run, '^%S+ %S+ (%S+) (%S+) (%d+) %d+$')
 if owner ~= ARGV[2] or attempt ~= ARGV[3] then return 0 end
 redis.call('XCLAIM', KEYS[2], 'generators', owner, 0, entry, 'JUSTID')
 return 1

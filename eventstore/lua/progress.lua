@@ -14,12 +14,13 @@ if #KEYS ~= 3 or #ARGV ~= 7 then
 end
 local run = redis.call('HGET', KEYS[2], ARGV[1])
 local owner, attempt
-if run then owner, attempt = string.match(run, '^%S+ %S+ %S+ (%S+) (%d+)$') end
+if run then owner, attempt = string.match(run, '^%S+ %S+ %S+ (%S+) (%d+) %d+$') end
 if owner ~= ARGV[2] or attempt ~= ARGV[3] then
   return {'refused', 'Fenced', owner or '-', attempt or '0'}
 end
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if not newest then return {'refused', 'Fenced', owner, attempt} end
+redis.call('XLEN', KEYS[3])
 local version = tonumber(string.match(newest[1], '^(%d+)-'))
 local lines, cap = redis.call('XLEN', KEYS[1]) - version, tonumber(ARGV[4])
 if lines > cap then return {'capped'} end

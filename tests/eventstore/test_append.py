@@ -189,7 +189,7 @@ async def test_a_wrong_number_of_arguments_changes_nothing(store: EventStore, re
     from redis.exceptions import ResponseError
 
     with pytest.raises(ResponseError, match="wrong number"):
-        await store._scripts("append", [store.keys(TENANT).meta], ["x"])
+        await store.scripts(0, "append", [store.keys(TENANT).meta], ["x"])
     assert await everything(redis) == before
 
 
@@ -232,7 +232,7 @@ async def test_a_queued_job_is_put_on_the_work_stream_and_leaves_it_with_its_las
     await handler.handle(job, RequestBuild(TENANT, "ann", PROJECT, "a list"))
     keys = store.keys(TENANT)
     assert await redis.xlen(keys.work("normal")) == 1
-    (claim,) = await store.claim(store.partition(TENANT), "w1", free_slots=1, lease_ms=10_000)
+    (claim,) = await store.work.claim(store.partition(TENANT), "w1", free_slots=1, lease_ms=10_000)
     await handler.handle(job, StartJob("w1", claim.attempt), claim=claim)
     for phase in Phase:
         await handler.handle(job, StartPhase(phase), claim=claim)
@@ -248,9 +248,9 @@ async def test_a_worker_without_the_claim_is_fenced(handler: CommandHandler) -> 
     store, job = handler.store, ref()
     await handler.handle(job, RequestBuild(TENANT, "ann", PROJECT, "a list"))
     partition = store.partition(TENANT)
-    (old,) = await store.claim(partition, "w1", free_slots=1, lease_ms=10_000)
-    await store.release(old)
-    (new_claim,) = await store.claim(partition, "w2", free_slots=1, lease_ms=0)
+    (old,) = await store.work.claim(partition, "w1", free_slots=1, lease_ms=10_000)
+    await store.work.release(old)
+    (new_claim,) = await store.work.claim(partition, "w2", free_slots=1, lease_ms=0)
     assert new_claim.attempt == 2
     with pytest.raises(Fenced) as caught:
         await handler.handle(job, StartJob("w1", old.attempt), claim=old)
@@ -337,7 +337,7 @@ async def test_an_opener_that_died_between_redis_and_postgres_is_followed_by_one
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE headrace.log_partitions SET state = 'creating'"))
     await open_log(redis, archive, partitions=PARTITIONS)
-    assert {one.state for one in await archive.registered()} == {"open"}
+    assert {one.state for one in await archive.register.all()} == {"open"}
 
 
 async def test_a_redis_that_may_evict_events_is_refused(redis: Redis, archive: Archive) -> None:
@@ -399,14 +399,14 @@ async def test_an_abandoned_job_is_found_behind_many_living_ones(
     store, partition = handler.store, handler.store.partition(TENANT)
     for _ in range(15):
         await handler.handle(ref(), RequestBuild(TENANT, "ann", PROJECT, "a list"))
-    claims = await store.claim(partition, "w1", free_slots=15, lease_ms=60_000)
+    claims = await store.work.claim(partition, "w1", free_slots=15, lease_ms=60_000)
     abandoned = claims[-1]
     work = store.keys(TENANT).work("normal")
     await redis.xclaim(
         work, "generators", "w1", 0, [abandoned.entry_id], idle=10_000_000, justid=True
     )
     await redis.hset(store.keys(TENANT).meta, "opened", "0")
-    (taken,) = await store.claim(partition, "w2", free_slots=1, lease_ms=60_000)
+    (taken,) = await store.work.claim(partition, "w2", free_slots=1, lease_ms=60_000)
     assert taken.ref == abandoned.ref
 
 
@@ -416,10 +416,10 @@ async def test_a_job_handed_back_is_taken_at_once_also_right_after_the_log_was_o
     job = ref()
     await handler.handle(job, RequestBuild(TENANT, "ann", PROJECT, "a list"))
     store, partition = handler.store, handler.store.partition(TENANT)
-    (claim,) = await store.claim(partition, "w1", free_slots=1, lease_ms=3_600_000)
-    assert await store.release(claim)
-    assert not await store.release(claim)
-    (again,) = await store.claim(partition, "w2", free_slots=1, lease_ms=3_600_000)
+    (claim,) = await store.work.claim(partition, "w1", free_slots=1, lease_ms=3_600_000)
+    assert await store.work.release(claim)
+    assert not await store.work.release(claim)
+    (again,) = await store.work.claim(partition, "w2", free_slots=1, lease_ms=3_600_000)
     assert (again.ref, again.attempt) == (job, 2)
 
 
@@ -439,7 +439,7 @@ async def test_a_restarted_server_gives_the_living_one_lease_to_report(
 ) -> None:
     meta = store.keys(TENANT).meta
     await redis.hset(meta, mapping={"run": "of the server before", "opened": "0"})
-    await store.note_restart()
+    await store.verification.verify_again()
     run, opened = await redis.hmget(meta, ["run", "opened"])
     info = await redis.info("server")
     assert run == info["run_id"].encode()

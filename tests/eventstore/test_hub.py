@@ -6,7 +6,7 @@ from uuid import uuid4
 import anyio
 from redis.asyncio import Redis
 
-from eventstore import CommandHandler, Hub, JobEntry, JobEvent, ProgressLine
+from eventstore import CommandHandler, Hub, JobEntry, JobEvent, ProgressLine, follow
 from eventstore.connection import MAX_CONNECTIONS
 from schemas import JobRef, Phase
 from schemas.commands import CompletePhase, RequestBuild, StartJob, StartPhase
@@ -32,7 +32,7 @@ async def walk(handler: CommandHandler, ref: JobRef) -> None:
 async def take(hub: Hub, ref: JobRef, count: int, after: str = "0-0") -> list[JobEntry]:
     taken: list[JobEntry] = []
     with anyio.fail_after(20):
-        async for entry in hub.follow(ref, after):
+        async for entry in follow(hub, ref, after):
             taken.append(entry)
             if len(taken) == count:
                 break
@@ -46,7 +46,7 @@ async def test_a_follower_gets_the_history_and_then_what_comes(
     seen: list[str] = []
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
-            async for entry in hub.follow(ref):
+            async for entry in follow(hub, ref):
                 seen.append(entry.id)
                 if entry.id == "2-0":
                     tasks.start_soon(walk, handler, ref)
@@ -69,7 +69,7 @@ async def test_events_and_progress_come_in_the_order_in_which_they_were_written(
     ref = JobRef(TENANT, str(uuid4()))
     await handler.handle(ref, RequestBuild(TENANT, "ann", "shop", "a list"))
     store = handler.store
-    (claim,) = await store.claim(store.partition(TENANT), "w1", free_slots=1, lease_ms=60_000)
+    (claim,) = await store.work.claim(store.partition(TENANT), "w1", free_slots=1, lease_ms=60_000)
     await store.progress(claim, "log", {"text": "hello"}, time=datetime.now(UTC))
     await handler.handle(ref, StartJob("w1", 1), claim=claim)
     first, line, second = await take(hub, ref, 3)
@@ -101,7 +101,7 @@ async def test_a_follower_survives_the_loss_of_every_connection(
     ref = await started(handler)
     seen: list[str] = []
     with anyio.fail_after(20):
-        async for entry in hub.follow(ref):
+        async for entry in follow(hub, ref):
             seen.append(entry.id)
             if entry.id == "2-0":
                 await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")  # type: ignore[no-untyped-call]

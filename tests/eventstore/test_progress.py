@@ -18,7 +18,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 async def claimed(handler: CommandHandler) -> Claim:
     ref = JobRef(TENANT, str(uuid4()))
     await handler.handle(ref, RequestBuild(TENANT, "ann", "shop", "a list"))
-    (claim,) = await handler.store.claim(
+    (claim,) = await handler.store.work.claim(
         handler.store.partition(TENANT), "w1", free_slots=1, lease_ms=LEASE_MS
     )
     return claim
@@ -44,8 +44,8 @@ async def test_a_line_stands_behind_the_newest_event_and_makes_no_version(
 async def test_a_superseded_worker_cannot_write_a_progress_line(handler: CommandHandler) -> None:
     old = await claimed(handler)
     store = handler.store
-    await store.release(old)
-    await store.claim(store.partition(TENANT), "w2", free_slots=1, lease_ms=0)
+    await store.work.release(old)
+    await store.work.claim(store.partition(TENANT), "w2", free_slots=1, lease_ms=0)
     with pytest.raises(Fenced) as caught:
         await store.progress(old, "log", {"text": "ghost"}, time=NOW)
     assert caught.value.owner == "w2"

@@ -51,7 +51,7 @@ async def claimed(handler: CommandHandler, worker: str = "w1") -> Claim:
     """A queued job, claimed."""
     ref = JobRef(TENANT, str(uuid4()))
     await handler.handle(ref, RequestBuild(TENANT, "ann", "shop", "a list"))
-    (claim,) = await handler.store.claim(
+    (claim,) = await handler.store.work.claim(
         handler.store.partition(TENANT), worker, free_slots=1, lease_ms=LEASE_MS
     )
     return claim
@@ -275,8 +275,8 @@ async def test_a_takeover_goes_on_from_the_first_phase_not_completed_and_pays_th
         tasks.start_soon(service.execute_build, first)
         await runtime.hanging.wait()
         tasks.cancel_scope.cancel()
-    await handler.store.release(first)
-    (second,) = await handler.store.claim(
+    await handler.store.work.release(first)
+    (second,) = await handler.store.work.claim(
         handler.store.partition(TENANT), "w2", free_slots=1, lease_ms=0
     )
     runtime.hang_on = None
@@ -298,9 +298,9 @@ async def test_a_superseded_worker_stops_and_ends_the_sandbox_it_made(
     class Thief(ScriptedRuntime):
         async def create(self, **arguments):  # type: ignore[no-untyped-def]
             sandbox = await runtime.create(**arguments)
-            await handler.store.release(old)
+            await handler.store.work.release(old)
             stolen.extend(
-                await handler.store.claim(
+                await handler.store.work.claim(
                     handler.store.partition(TENANT), "w2", free_slots=1, lease_ms=0
                 )
             )

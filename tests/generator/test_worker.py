@@ -9,8 +9,8 @@ import anyio
 import pytest
 from redis import Redis as BlockingRedis
 
-from eventstore import Claim, CommandHandler, Hub, JobEvent
-from generator import GenerationService, Heart, Worker
+from eventstore import Claim, CommandHandler, Hub, JobEvent, follow
+from generator import Deadlines, GenerationService, Heart, Worker
 from schemas import Job, JobRef, Status
 from schemas.commands import RequestBuild
 from service.embedded import Servers
@@ -28,6 +28,7 @@ class SlowService(GenerationService):
         self.running: list[Claim] = []
         self.changed = anyio.Event()
         self.let_go = anyio.Event()
+        self._deadlines = Deadlines()
 
     async def execute_build(self, claim: Claim) -> Job:
         self.running.append(claim)
@@ -87,7 +88,7 @@ async def test_a_worker_takes_no_more_than_it_has_slots_for(
         still_new = 0
         for partition in range(handler.store.partitions):
             still_new += len(
-                await handler.store.claim(partition, "other", free_slots=9, lease_ms=LEASE_MS)
+                await handler.store.work.claim(partition, "other", free_slots=9, lease_ms=LEASE_MS)
             )
         assert still_new == 4
 
@@ -110,7 +111,7 @@ async def test_a_worker_that_ends_hands_its_jobs_back(
     async with working(handler, hub, heart, service, slots=1):
         await service.until_running(1)
     # At once, although the lease has not run out. The guard after opening is not what is asked.
-    (claim,) = await handler.store.claim(
+    (claim,) = await handler.store.work.claim(
         handler.store.partition("acme"), "next", free_slots=1, lease_ms=1
     )
     assert (claim.ref, claim.attempt) == (ref, 2)
@@ -137,7 +138,7 @@ async def test_high_work_goes_before_normal_work(handler: CommandHandler) -> Non
     normal, high = JobRef("acme", str(uuid4())), JobRef("acme", str(uuid4()))
     await handler.handle(normal, RequestBuild("acme", "ann", "shop", "a list"))
     await handler.handle(high, RequestBuild("acme", "ann", "shop", "a list", tier="pro"))
-    (claim,) = await handler.store.claim(
+    (claim,) = await handler.store.work.claim(
         handler.store.partition("acme"), "w", free_slots=1, lease_ms=LEASE_MS
     )
     assert claim.ref == high
@@ -146,7 +147,7 @@ async def test_high_work_goes_before_normal_work(handler: CommandHandler) -> Non
 async def test_a_heartbeat_begins_the_lease_anew(handler: CommandHandler, servers: Servers) -> None:
     await queue(handler)
     store = handler.store
-    (claim,) = await store.claim(store.partition("acme"), "w", free_slots=1, lease_ms=LEASE_MS)
+    (claim,) = await store.work.claim(store.partition("acme"), "w", free_slots=1, lease_ms=LEASE_MS)
     work = store.keys("acme").work("normal")
     await store.redis.xclaim(
         work, "generators", "w", 0, [claim.entry_id], idle=10_000_000, justid=True
@@ -156,7 +157,7 @@ async def test_a_heartbeat_begins_the_lease_anew(handler: CommandHandler, server
         lease_ms=30,
         partition_of=store.partition,
     )
-    with fast, fast.holding(claim, lambda: None), anyio.fail_after(20):
+    with fast, fast.holding(claim, lambda: None, for_s=60), anyio.fail_after(20):
         while True:
             (pending,) = await store.redis.xpending_range(work, "generators", "-", "+", 1)
             if int(pending["time_since_delivered"]) < 10_000_000:
@@ -169,16 +170,16 @@ async def test_a_worker_learns_that_its_job_was_taken_over(
     await queue(handler)
     store = handler.store
     partition = store.partition("acme")
-    (claim,) = await store.claim(partition, "w1", free_slots=1, lease_ms=LEASE_MS)
+    (claim,) = await store.work.claim(partition, "w1", free_slots=1, lease_ms=LEASE_MS)
     lost = threading.Event()
     fast = Heart(
         lambda: BlockingRedis.from_url(servers.redis_url),
         lease_ms=30,
         partition_of=store.partition,
     )
-    await store.release(claim)
-    await store.claim(partition, "w2", free_slots=1, lease_ms=0)
-    with fast, fast.holding(claim, lost.set):
+    await store.work.release(claim)
+    await store.work.claim(partition, "w2", free_slots=1, lease_ms=0)
+    with fast, fast.holding(claim, lost.set, for_s=60):
         assert await anyio.to_thread.run_sync(lost.wait, 20)
 
 
@@ -188,14 +189,14 @@ async def test_no_job_is_taken_over_within_one_lease_after_the_log_was_opened(
     await queue(handler)
     store = handler.store
     partition = store.partition("acme")
-    (claim,) = await store.claim(partition, "w1", free_slots=1, lease_ms=LEASE_MS)
+    (claim,) = await store.work.claim(partition, "w1", free_slots=1, lease_ms=LEASE_MS)
     work = store.keys("acme").work("normal")
     await store.redis.xclaim(
         work, "generators", "w1", 0, [claim.entry_id], idle=10_000_000, justid=True
     )
-    assert await store.claim(partition, "w2", free_slots=1, lease_ms=LEASE_MS) == []
+    assert await store.work.claim(partition, "w2", free_slots=1, lease_ms=LEASE_MS) == []
     await store.redis.hset(store.keys("acme").meta, "opened", "0")
-    (taken,) = await store.claim(partition, "w2", free_slots=1, lease_ms=LEASE_MS)
+    (taken,) = await store.work.claim(partition, "w2", free_slots=1, lease_ms=LEASE_MS)
     assert taken.attempt == 2
 
 
@@ -219,7 +220,7 @@ async def test_the_simulated_loop_is_followed_to_its_end_by_a_worker(
         ref = await queue(handler)
         seen = []
         with anyio.fail_after(20):
-            async for entry in hub.follow(ref):
+            async for entry in follow(hub, ref):
                 if isinstance(entry, JobEvent):
                     seen.append(entry.event.version)
                     if entry.event.type == "JobReady":

@@ -6,7 +6,7 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore, LogEntry
-from eventstore.archive import events_table
+from eventstore.tables import events_table
 from projector.fold import row
 from projector.tables import checkpoints, jobs
 from schemas import Position, fold

@@ -48,7 +48,9 @@ class Quiet:
 
     async def claim(self) -> Claim:
         store = self.handler.store
-        (claim,) = await store.claim(store.partition(TENANT), "w1", free_slots=1, lease_ms=60_000)
+        (claim,) = await store.work.claim(
+            store.partition(TENANT), "w1", free_slots=1, lease_ms=60_000
+        )
         await self.handler.handle(claim.ref, StartJob("w1", claim.attempt), claim=claim)
         return claim
 
@@ -212,7 +214,7 @@ async def test_a_job_that_waits_is_cancelled_at_once(quiet: Quiet) -> None:
     messages = await whole_stream(quiet.client, ref.job)
     assert [message.event for message in messages] == ["JobQueued", "JobCancelled"]
     store = quiet.handler.store
-    assert not await store.claim(store.partition(TENANT), "w1", free_slots=1, lease_ms=0)
+    assert not await store.work.claim(store.partition(TENANT), "w1", free_slots=1, lease_ms=0)
 
 
 async def test_a_job_that_runs_is_cancelled_when_its_worker_says_so(quiet: Quiet) -> None:

@@ -1,0 +1,174 @@
+"""Following a job, or the log: what was, what is, and what comes, in order and without a hole.
+
+Redis has the newest part of every history, the archive has all but the newest. A follower reads
+Redis behind what it has, and where the next event is not the next number, it asks the archive: so
+it does not matter when a stream expires or a log is trimmed, nor who is faster.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from eventstore.entries import LogEntry
+from eventstore.errors import LogUnverified
+from eventstore.hub import Hub
+from eventstore.reading import Fields, stream_news
+from eventstore.store import EventStore
+from schemas import JobRef, Position, RecordedEvent, from_fields
+
+START = "0-0"
+LOOK_AGAIN_S = 5.0
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressLine:
+    """Something worth showing that is not a fact. `kind`: log, file, note, capped."""
+
+    id: str
+    kind: str
+    time: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """An event of the followed job. `id` is its entry id, `<version>-0`."""
+
+    id: str
+    event: RecordedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The history is shorter than what the follower has seen: a lost end was repaired.
+
+    Forget everything behind `after`; what comes next is the history from there. Of a job it is the
+    whole history, of a log the part behind `after`, a position (None: all of it).
+    """
+
+    after: Position | None = None
+    id: str = START
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A subscriber's checkpoint may move to `position`: nothing for it stood before."""
+
+    position: Position
+
+
+JobEntry = JobEvent | ProgressLine | Reset
+Subscribed = LogEntry | Passed | Reset
+
+
+async def follow(hub: Hub, ref: JobRef, after: str = START) -> AsyncGenerator[JobEntry, None]:
+    """Every event of a job behind entry `after`, in order, then live, with progress between.
+
+    Endless: the caller stops when it has seen what it wants, and reads as slowly as it likes.
+    Events come at least once under a stable id. Raises `RedisUnavailable`, `PostgresUnavailable`;
+    follow again after the last id received.
+    """
+    store, last = hub.store, after
+    with hub.listen_job(ref.job) as waker:
+        while True:
+            while entries := await _job_entries(store, ref, last):
+                for entry in entries:
+                    yield entry
+                last = entries[-1].id
+            await waker.wait(LOOK_AGAIN_S)
+
+
+async def _job_entries(store: EventStore, ref: JobRef, last: str) -> Sequence[JobEntry]:
+    """The next entries behind `last`, maybe none. The first event among them is the next one."""
+    key = store.keys(ref.tenant).job(ref.job)
+    found, newest = await stream_news(store.redis, key, after=last, count=_BATCH)
+    seen = _version(last)
+    if newest is not None and _version(newest) < seen:
+        return [Reset()]
+    if newest is not None and (not found or _continues(seen, found[0])):
+        return [_entry(entry_id, fields) for entry_id, fields in found]
+    # The stream has expired, or was put back with its newest event alone.
+    history = await store.read_job(ref)
+    if history and history[-1].version < seen:
+        return [Reset()]
+    return [JobEvent(event.stream_id, event) for event in history if event.version > seen]
+
+
+def _continues(seen: int, entry: tuple[str, Fields]) -> bool:
+    entry_id, fields = entry
+    return _version(entry_id) == (seen + 1 if b"type" in fields else seen)
+
+
+def _version(entry_id: str) -> int:
+    return int(entry_id.split("-")[0])
+
+
+def _entry(entry_id: str, fields: Fields) -> JobEntry:
+    if b"type" in fields:
+        return JobEvent(entry_id, from_fields(fields))
+    return ProgressLine(
+        id=entry_id,
+        kind=fields[b"kind"].decode(),
+        time=fields[b"time"].decode(),
+        data=fields[b"data"],
+    )
+
+
+async def subscribe(
+    hub: Hub,
+    *,
+    partition: int | None = None,
+    tenant: str | None = None,
+    after: Position | None = None,
+) -> AsyncGenerator[Subscribed, None]:
+    """Every event of a partition, or of one tenant, behind position `after`, in order, then live.
+
+    Endless. The caller keeps the checkpoint: the position of the last entry that it has dealt with,
+    or that `Passed` names. Raises `RedisUnavailable`, `PostgresUnavailable`; subscribe again from
+    the checkpoint. Raises `LogUnverified` when events are in neither log nor archive.
+    """
+    store = hub.store
+    if partition is None:
+        if tenant is None:
+            raise ValueError("subscribe to a partition or to a tenant")
+        partition = store.partition(tenant)
+    with hub.listen_events(partition) as waker:
+        last = after
+        while True:
+            while entries := await _log_entries(store, partition, last):
+                for entry in entries:
+                    if isinstance(entry, Reset) or tenant is None or entry.event.tenant == tenant:
+                        yield entry
+                final = entries[-1]
+                last = final.after if isinstance(final, Reset) else final.position
+                if tenant is not None and last is not None:
+                    yield Passed(last)
+            await waker.wait(LOOK_AGAIN_S)
+
+
+async def _log_entries(
+    store: EventStore, partition: int, last: Position | None
+) -> Sequence[LogEntry | Reset]:
+    """The next entries behind `last`, maybe none; a hole in Redis is filled from the archive."""
+    seen = last.seq if last else 0
+    entries = await store.read_log(partition, last, count=_BATCH)
+    if entries and entries[0].position.seq == seen + 1:
+        return entries
+    end = await store.log_end(partition)
+    if not entries and end.seq == seen and (last is None or end.epoch == last.epoch):
+        return []
+    if last is not None:
+        registration = await store.archive.register.one(partition)
+        if not registration.rightful(last) or last.seq > end.seq:
+            shared = registration.shared_with(last)
+            return [Reset(shared if shared.seq else None)]
+    archived = await store.archive.read_log(partition, last, count=_BATCH)
+    if archived and archived[0].position.seq == seen + 1:
+        return archived
+    if not entries and end.seq == seen:
+        return []
+    # Appended after the first look, then; or it is nowhere.
+    again = await store.read_log(partition, last, count=_BATCH)
+    if not again or again[0].position.seq != seen + 1:
+        raise LogUnverified(partition, f"the event with seq {seen + 1} is nowhere")
+    return again

@@ -1,0 +1,40 @@
+--[[ admission: which of a tenant's jobs may run. Shared by the scripts that include it.
+
+A queued job waits first, and is let in at once while its tenant has fewer than its cap running:
+one way in for all, so the counts can only be wrong in one place. `running` counts the jobs that
+have a work entry, claimed or not. Of those that wait, `high` goes before `normal`, then the older.
+]]
+local MOST_AT_ONCE, NORMAL_AFTER_HIGH = 1000, 1125899906842624  -- 2^50: more than any log's seq
+
+-- How many jobs of the tenant run, and how many may.
+local function admission_state(keys, tenant, default_cap)
+  local running = tonumber(redis.call('HGET', keys.tenants, tenant) or '0')
+  return running, tonumber(redis.call('HGET', keys.caps, tenant) or default_cap)
+end
+
+local function wait(keys, job, project, class, seq)
+  local score = seq + (class == 'high' and 0 or NORMAL_AFTER_HIGH)
+  redis.call('ZADD', keys.waiting, score, table.concat({job, project, class}, ' '))
+end
+
+-- Let in whom the cap allows, and write down how many run; how many were let in.
+local function admit(keys, tenant, running, cap)
+  local admitted = 0
+  while running < cap and admitted < MOST_AT_ONCE do
+    local member = redis.call('ZPOPMIN', keys.waiting)[1]
+    if not member then break end
+    local job, project, class = string.match(member, '^(%S+) (%S+) (%S+)$')
+    local entry = redis.call('XADD', keys[class], '*', 'job', job, 'tenant', tenant,
+      'project', project)
+    local attempt, deliveries = string.match(redis.call('HGET', keys.runs, job), '(%d+) (%d+)$')
+    redis.call('HSET', keys.runs, job,
+      table.concat({tenant, class, entry, '-', attempt, deliveries}, ' '))
+    running, admitted = running + 1, admitted + 1
+  end
+  if running <= 0 and redis.call('EXISTS', keys.waiting) == 0 then
+    redis.call('HDEL', keys.tenants, tenant)
+  else
+    redis.call('HSET', keys.tenants, tenant, running)
+  end
+  return admitted
+end

@@ -1,0 +1,167 @@
+"""The register of the log's partitions: Postgres owns the truth about which log there is."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from eventstore.connection import asking, postgres_errors
+from eventstore.tables import log_epochs_table, log_partitions_table
+from schemas import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A generation of a partition's log, from `start_seq` to where the next one begins."""
+
+    number: int
+    start_seq: int
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What Postgres knows of a partition's log; `state` is `creating` or `open`.
+
+    `epochs` in order, at least one.
+    """
+
+    partition: int
+    lineage: str
+    state: str
+    epochs: tuple[Epoch, ...]
+
+    @property
+    def newest(self) -> Epoch:
+        """The epoch that events are appended in."""
+        return self.epochs[-1]
+
+    def rightful(self, position: Position) -> bool:
+        """Whether `position` belongs to this history, not to an end that was lost or forked.
+
+        Epochs that are not registered yet are taken to continue it.
+        """
+        ends = {one.number: later.start_seq for one, later in pairwise(self.epochs)}
+        return position.seq < ends.get(position.epoch, position.seq + 1)
+
+    def shared_with(self, position: Position) -> Position:
+        """The last position at or before `position` that belongs to this history."""
+        if self.rightful(position):
+            return position
+        end = next(later for one, later in pairwise(self.epochs) if one.number == position.epoch)
+        seq = end.start_seq - 1
+        epoch = next((e.number for e in reversed(self.epochs) if e.start_seq <= seq), 0)
+        return Position(self.partition, epoch, seq)
+
+
+class Register:
+    """Reads and writes the register."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def all(self) -> list[Registration]:
+        """The partitions in order; none before the log was made."""
+        async with asking(self._engine) as connection:
+            return await registrations(connection)
+
+    async def one(self, partition: int) -> Registration:
+        """A registered partition."""
+        async with asking(self._engine) as connection:
+            (found,) = await registrations(connection, partition)
+        return found
+
+    async def add(self, partitions: Sequence[Registration]) -> None:
+        """Enter all partitions of a log, unless they are registered; all or none."""
+        with postgres_errors():
+            async with self._engine.begin() as connection:
+                for one in partitions:
+                    entered = await connection.execute(
+                        insert(log_partitions_table)
+                        .values(partition=one.partition, lineage=one.lineage, state=one.state)
+                        .on_conflict_do_nothing()
+                    )
+                    if entered.rowcount:
+                        await _enter(connection, one.partition, one.epochs)
+
+    async def mark_open(self, partition: int) -> None:
+        """The partition's log is in Redis: from now on its absence is a loss."""
+        table = log_partitions_table
+        with postgres_errors():
+            async with self._engine.begin() as connection:
+                await connection.execute(
+                    update(table).where(table.c.partition == partition).values(state="open")
+                )
+
+    @asynccontextmanager
+    async def held(self, partition: int) -> AsyncIterator["Held"]:
+        """One partition's entry, locked: neither another opener nor a projector gets past.
+
+        What was entered stands when the block ends without an error.
+        """
+        table = log_partitions_table
+        with postgres_errors():
+            async with self._engine.begin() as connection:
+                await connection.execute(
+                    select(table).where(table.c.partition == partition).with_for_update()
+                )
+                (found,) = await registrations(connection, partition)
+                yield Held(connection, found)
+
+
+@dataclass(slots=True)
+class Held:
+    """A locked entry of the register."""
+
+    connection: AsyncConnection
+    registration: Registration
+
+    async def enter(self, epochs: Sequence[Epoch]) -> None:
+        """Enter newer epochs."""
+        await _enter(self.connection, self.registration.partition, epochs)
+
+
+async def shared(connection: AsyncConnection, partition: int) -> Registration:
+    """A partition's entry, which no opener changes before the connection's transaction ends."""
+    table = log_partitions_table
+    await connection.execute(
+        select(table).where(table.c.partition == partition).with_for_update(read=True)
+    )
+    (found,) = await registrations(connection, partition)
+    return found
+
+
+async def registrations(
+    connection: AsyncConnection, partition: int | None = None
+) -> list[Registration]:
+    """The entries of all partitions, or of one."""
+    partitions, epochs = log_partitions_table, log_epochs_table
+    query = (
+        select(partitions, epochs.c.epoch, epochs.c.start_seq, epochs.c.run)
+        .join(epochs, epochs.c.partition == partitions.c.partition)
+        .order_by(partitions.c.partition, epochs.c.epoch)
+    )
+    if partition is not None:
+        query = query.where(partitions.c.partition == partition)
+    rows = (await connection.execute(query)).all()
+    return [
+        Registration(
+            *entry, epochs=tuple(Epoch(row.epoch, row.start_seq, row.run) for row in of_partition)
+        )
+        for entry, of_partition in groupby(
+            rows, key=lambda row: (row.partition, row.lineage, row.state)
+        )
+    ]
+
+
+async def _enter(connection: AsyncConnection, partition: int, epochs: Sequence[Epoch]) -> None:
+    for one in epochs:
+        await connection.execute(
+            insert(log_epochs_table).values(
+                partition=partition, epoch=one.number, start_seq=one.start_seq, run=one.run
+            )
+        )

@@ -1,0 +1,70 @@
+"""The log's own tables, in the schema `headrace`, which no rebuild of a read model ever touches."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import UUID
+
+SCHEMA = "headrace"
+
+metadata = MetaData(schema=SCHEMA)
+
+events_table = Table(
+    "events",
+    metadata,
+    Column("partition", Integer, primary_key=True),
+    Column("epoch", BigInteger, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("id", UUID(as_uuid=False), nullable=False),
+    Column("type", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("job", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("time", DateTime(timezone=True), nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("trace", Text, nullable=False),
+    # Exactly the bytes that were appended: jsonb would refuse some and rewrite others.
+    Column("data", LargeBinary, nullable=False),
+    Index("events_job_version", "job", "version", unique=True),
+    # What a project's last build number is read from.
+    Index("events_ready", "tenant", "project", postgresql_where=text("type = 'JobReady'")),
+)
+
+log_partitions_table = Table(
+    "log_partitions",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("lineage", UUID(as_uuid=False), nullable=False),
+    Column("state", Text, nullable=False),
+    CheckConstraint("state in ('creating', 'open')", name="log_partitions_state"),
+)
+
+log_epochs_table = Table(
+    "log_epochs",
+    metadata,
+    Column(
+        "partition",
+        ForeignKey(log_partitions_table.c.partition, ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    # The first seq of the epoch: whatever the epoch before has from here on was lost or forked.
+    Column("start_seq", BigInteger, nullable=False),
+    # The server process for which the epoch was begun.
+    Column("run", Text, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)

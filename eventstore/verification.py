@@ -1,0 +1,333 @@
+"""Verifying the log: it is made exactly once, and nothing is appended to one not verified.
+
+Postgres owns the truth about which log there is (`register.py`). Per partition:
+
+    Postgres       Redis               what happens
+    not there      empty               registered as `creating`, then made
+    `creating`     empty               made, then marked `open`
+    `creating`     the same lineage    an opener died in between: marked `open`
+    `open`         the same lineage    compared with the archive, then opened
+    `open`         empty               LogMissing
+    not there      whole log           adopted: Postgres was made anew
+    not there      trimmed log         LogUnverified: its beginning exists nowhere
+    older          log that reaches    opened: the projector folds on from its checkpoint
+                   back far enough
+    older          log trimmed past    LogUnverified: what is between exists nowhere
+                   the archive's end
+    `open`         ends before or      LogUnverified: Redis has lost events, or has others
+                   differs from the
+                   archive; meta
+                   without its log
+    any            another lineage     LogUnverified
+
+A server process on which the log was not verified yet (a restart, a replica that was promoted,
+another server under the same address) begins a new epoch: nobody can know whether the events after
+the last one found had been seen by somebody, so no position is used a second time. The register
+has it first, under a lock that projectors share: what an isolated old server still appends to the
+old epoch behind this point is never archived.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import structlog
+from redis.asyncio import Redis
+
+from eventstore.archive import Archive
+from eventstore.connection import Pool, redis_errors
+from eventstore.errors import (
+    LogMissing,
+    LogUnverified,
+    PostgresUnavailable,
+    RedisUnavailable,
+    ServerUnsuitable,
+)
+from eventstore.keys import FORMAT, Keys
+from eventstore.reading import hash_fields, stream_edge, stream_exact
+from eventstore.register import Epoch, Registration
+from eventstore.scripts import Scripts
+from schemas import Position
+
+FIRST_EPOCH = 1
+VERIFY_S = 30.0
+_COMPARED = 100
+_TRIES = 3
+_MAX_SEQ = 2**64 - 1
+_RESTORE_POSTGRES = "restore a newer backup of Postgres"
+_REPAIR = (
+    "put the data of Redis back, or, if they are gone for good, run `./headrace log repair`, which "
+    "saves what is there and makes the log anew from its archive"
+)
+
+log = structlog.get_logger()
+
+
+def pool_of(redis: Redis) -> Pool:
+    """The pool of a client that `connect_redis` made."""
+    pool = redis.connection_pool
+    if not isinstance(pool, Pool):
+        raise TypeError("a client of eventstore.connect_redis is needed")
+    return pool
+
+
+class Verification:
+    """Verifies a log, once for every server process that turns up behind its address.
+
+    `run_id` names the server process it was verified on, `lineages` what was found there.
+    """
+
+    def __init__(self, redis: Redis, archive: Archive, partitions: int) -> None:
+        self.run_id = ""
+        self.lineages: dict[int, str] = {}
+        self._pool = pool_of(redis)
+        self._archive = archive
+        self._partitions = partitions
+        self._lock = anyio.Lock()
+
+    async def guard(self, redis: Redis) -> None:
+        """Verify every connection of `redis` from now on."""
+        pool = pool_of(redis)
+        pool.verify = self.verify
+        await pool.disconnect(inuse_connections=False)
+
+    async def verify(self, run_id: str) -> None:
+        """Return when the log is verified on the server process `run_id`; raises otherwise."""
+        if run_id == self.run_id:
+            return
+        try:
+            with anyio.fail_after(VERIFY_S):
+                async with self._lock:
+                    if run_id != self.run_id:
+                        await self._open()
+        except (PostgresUnavailable, ServerUnsuitable, TimeoutError) as error:
+            raise RedisUnavailable(
+                f"Redis was restarted or replaced, and its log cannot be verified yet: {error}"
+            ) from error
+        if run_id != self.run_id:
+            raise RedisUnavailable("Redis was replaced while its log was verified")
+
+    async def verify_again(self) -> None:
+        """Verify the log on whichever server answers now."""
+        async with self._lock:
+            await self._open()
+
+    async def _open(self) -> None:
+        redis = self._pool.unverified()
+        try:
+            self.run_id = ""
+            run_id = await check_server(redis)
+            self.lineages = await self._open_partitions(redis, run_id)
+            self.run_id = run_id
+        finally:
+            await redis.aclose(close_connection_pool=True)
+
+    async def _open_partitions(self, redis: Redis, run_id: str) -> dict[int, str]:
+        register = self._archive.register
+        registered = await register.all()
+        if not registered:
+            keys = [Keys(number) for number in range(self._partitions)]
+            await register.add([await _unregistered(redis, one, self._partitions) for one in keys])
+            registered = await register.all()
+        if len(registered) != self._partitions:
+            raise ServerUnsuitable(
+                f"this log has {len(registered)} partitions, not {self._partitions}: their number "
+                "is fixed when a log is made"
+            )
+        scripts = Scripts(redis)
+        for one in registered:
+            await self._make_if_new(redis, scripts, one, run_id)
+            for _ in range(_TRIES):
+                if await self._open_partition(redis, scripts, one.partition, run_id):
+                    break
+            else:
+                raise RedisUnavailable("Redis is being opened by others: try again")
+        return {one.partition: one.lineage for one in registered}
+
+    async def _make_if_new(
+        self, redis: Redis, scripts: Scripts, registered: Registration, run_id: str
+    ) -> None:
+        """Make the log of a partition that is registered as `creating`; check whose is there."""
+        keys, lineage = Keys(registered.partition), registered.lineage
+        found, made_as = await hash_fields(redis, keys.meta, "lineage", "format")
+        if found is None and registered.state == "creating":
+            answer = await scripts(
+                "create",
+                [keys.meta, keys.log, keys.work("high"), keys.work("normal")],
+                [lineage, registered.newest.number, run_id, FORMAT, self._partitions, 0],
+            )
+            found, made_as = (lineage if answer == b"created" else answer.decode()), FORMAT
+        if found is None:
+            raise LogMissing(keys.partition)
+        check_identity(registered, found, made_as)
+        if registered.state == "creating":
+            await self._archive.register.mark_open(keys.partition)
+
+    async def _open_partition(
+        self, redis: Redis, scripts: Scripts, partition: int, run_id: str
+    ) -> bool:
+        """Compare a partition with its archive and let it be appended to; False: look again."""
+        keys = Keys(partition)
+        async with self._archive.register.held(partition) as held:
+            lineage, run, epoch, seq = await hash_fields(
+                redis, keys.meta, "lineage", "run", "epoch", "seq"
+            )
+            if lineage is None or epoch is None or seq is None:
+                raise LogMissing(partition)
+            end = Position(partition, int(epoch), int(seq))
+            await compare(redis, self._archive, keys, end)
+            newest = held.registration.newest
+            if end.epoch > newest.number:
+                # Postgres is older than Redis: it learns what came since.
+                await held.enter(await _epochs(redis, keys, end, after=newest.number))
+                newest = Epoch(end.epoch, 0)
+            if run == run_id:
+                return True
+            if newest.run != run_id:
+                newest = Epoch(max(newest.number, end.epoch) + 1, end.seq + 1, run_id)
+                await held.enter([newest])
+        answer = await scripts(
+            "reopen", [keys.meta], [lineage, run or "", seq, run_id, newest.number]
+        )
+        log.info("log_reopened", partition=partition, epoch=newest.number, after=str(end))
+        return bool(answer)
+
+
+async def _unregistered(redis: Redis, keys: Keys, partitions: int) -> Registration:
+    """What to register for a partition that Postgres does not know."""
+    lineage, epoch, seq, made_with = await hash_fields(
+        redis, keys.meta, "lineage", "epoch", "seq", "partitions"
+    )
+    if lineage is None or epoch is None:
+        return Registration(keys.partition, str(uuid4()), "creating", (Epoch(FIRST_EPOCH, 1),))
+    if made_with != str(partitions):
+        raise ServerUnsuitable(
+            f"the log in this Redis has {made_with} partitions, not {partitions}: their number is "
+            "fixed when a log is made"
+        )
+    with redis_errors():
+        length = await redis.xlen(keys.log)
+    if seq != str(length):
+        raise LogUnverified(
+            keys.partition,
+            f"Postgres is empty, and Redis has only {length} of {seq} events",
+            "DATABASE_URL must name the database with its archive, or one restored from a backup",
+        )
+    log.info("log_adopted", partition=keys.partition, events=length)
+    end = Position(keys.partition, int(epoch), int(seq))
+    epochs = await _epochs(redis, keys, end, after=0)
+    return Registration(keys.partition, lineage, "open", tuple(epochs))
+
+
+async def _epochs(redis: Redis, keys: Keys, end: Position, *, after: int) -> list[Epoch]:
+    """The epochs behind number `after` as the log's entries show them, up to that of `end`."""
+    found: list[Epoch] = []
+    while edge := await stream_edge(redis, keys.log, after=f"{after}-{_MAX_SEQ}"):
+        position = Position.parse(f"{keys.partition}:{edge}")
+        found.append(Epoch(position.epoch, position.seq))
+        after = position.epoch
+    if after < end.epoch:
+        found.append(Epoch(end.epoch, end.seq + 1))
+    return found
+
+
+def check_identity(registered: Registration, lineage: str, made_as: str | None) -> None:
+    """Raises `LogUnverified` unless a log found is the registered one, in the format read here."""
+    if lineage != registered.lineage:
+        raise LogUnverified(
+            registered.partition, f"found lineage {lineage}, registered is {registered.lineage}"
+        )
+    if made_as != FORMAT:
+        raise LogUnverified(
+            registered.partition,
+            f"it has format {made_as}, this Headrace reads format {FORMAT}",
+            "use the Headrace that made it: finish its jobs, or export it and import it anew",
+        )
+
+
+async def compare(redis: Redis, archive: Archive, keys: Keys, end: Position) -> None:
+    """Raises `LogUnverified` unless archive and log are two parts of one history."""
+    archived = await archive.tail(keys.partition, _COMPARED)
+    known = archived[-1].position if archived else Position(keys.partition, 0, 0)
+    if end.seq < known.seq:
+        raise LogUnverified(
+            keys.partition,
+            f"it ends at {end.entry_id}, its archive at {known.entry_id}: Redis has lost events",
+            _REPAIR,
+        )
+    first, last = await stream_edge(redis, keys.log), await stream_edge(redis, keys.log, last=True)
+    if first is None or last is None:
+        if end.seq > known.seq:
+            raise LogUnverified(
+                keys.partition,
+                f"its newest event was {end.entry_id}, and there is no event",
+                _REPAIR,
+            )
+        return
+    # Others may append and trim meanwhile: further on is fine, further back is not.
+    if Position.parse(f"{keys.partition}:{last}").seq < end.seq:
+        raise LogUnverified(
+            keys.partition, f"its newest event was {end.entry_id}, and is {last}", _REPAIR
+        )
+    begin = Position.parse(f"{keys.partition}:{first}")
+    if begin.seq > known.seq + 1:
+        raise LogUnverified(
+            keys.partition,
+            f"it begins at {begin.entry_id}, and its archive ends at {known.entry_id}",
+            _RESTORE_POSTGRES,
+        )
+    in_log = await stream_exact(redis, keys.log, [entry.position.entry_id for entry in archived])
+    first = await stream_edge(redis, keys.log)
+    begin = Position.parse(f"{keys.partition}:{first}") if first else end
+    for entry, fields in zip(archived, in_log, strict=True):
+        found = fields[b"id"].decode() if fields else None
+        if found != entry.event.id and (found or entry.position.seq >= begin.seq):
+            raise LogUnverified(
+                keys.partition,
+                f"at {entry.position.entry_id} stands another event than in the archive",
+                _REPAIR,
+            )
+
+
+async def check_server(redis: Redis) -> str:
+    """The server's run id. Refuses one that may drop events; warns of one that may lose some."""
+    with redis_errors():
+        info: Mapping[str, str] = await redis.info()
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise ServerUnsuitable(
+            f"this Redis may evict events (maxmemory-policy {policy}): "
+            "set it with `CONFIG SET maxmemory-policy noeviction`"
+        )
+    if info.get("role") != "master":
+        raise ServerUnsuitable("this Redis is a read-only replica: REDIS_URL must name its primary")
+    if not int(info.get("aof_enabled", 0)):
+        log.warning(
+            "redis_not_durable",
+            reason="AOF is off: acknowledged events are lost when Redis ends",
+            remedy="CONFIG SET appendonly yes; CONFIG SET appendfsync always",
+        )
+    return str(info["run_id"])
+
+
+class SealedScripts:
+    """Scripts that write only to a log which this process has verified on this server."""
+
+    def __init__(self, redis: Redis, verification: Verification) -> None:
+        self.plain = Scripts(redis)
+        self._verification = verification
+
+    async def __call__(self, partition: int, name: str, keys: list[str], args: list[Any]) -> Any:
+        """The script's answer; lineage and run id go before `args`.
+
+        Raises `RedisUnavailable`, `LogMissing`, `LogUnverified`.
+        """
+        for _ in range(2):
+            seal = [self._verification.lineages[partition], self._verification.run_id]
+            answer = await self.plain(name, keys, seal + args)
+            if not isinstance(answer, list) or answer[:2] != [b"refused", b"RunChanged"]:
+                return answer
+            # Another server process has had this log since: a failover there and back again.
+            await self._verification.verify_again()
+        raise LogUnverified(partition, "it was opened on another server at the same time")
