@@ -3,6 +3,7 @@
 import typer
 
 from service.commands import instance, jobs, replay, workshop
+from service.commands.doctor import doctor
 
 app = typer.Typer(
     name="headrace",
@@ -21,6 +22,7 @@ for command in (replay.rebuild, replay.verify, replay.show):
     replay_app.command()(command)
 app.add_typer(replay_app, name="replay")
 
+app.command()(doctor)
 app.command()(instance.migrate)
 app.command()(workshop.bench)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(

@@ -1,0 +1,65 @@
+"""What is not a server: the settings, the instance that runs, the sandboxes."""
+
+import time
+
+import anyio
+
+from generator import SandboxRuntime
+from generator.errors import GenerationError
+from service.doctor.finding import Finding, count, duration, ok, problem, warning
+from service.instance import Instance
+from service.settings import RunnerKind, SandboxKind, Settings
+from service.wiring import make_sandbox_runtime
+
+SANDBOX_S = 20.0
+SANDBOX_LIFE_S = 60
+
+
+def check_settings(settings: Settings) -> Finding:
+    """What builds here are made with. That the settings can be used is known already."""
+    runner = "no runner" if settings.runner is RunnerKind.NONE else f"{settings.runner} runner"
+    says = (
+        f"{runner}, {settings.sandbox_kind} sandboxes, "
+        f"{count(settings.slots, 'slot')}, lease {settings.lease_s:g} s"
+    )
+    if settings.broken_app:
+        return warning(
+            "settings",
+            f"{says}; broken apps are asked for",
+            f"HEADRACE_BROKEN_APP is {settings.broken_app}: every build fails there, on purpose.",
+            "unset HEADRACE_BROKEN_APP",
+        )
+    return ok("settings", says)
+
+
+def check_instance(settings: Settings) -> Finding:
+    """Whether Headrace runs on this home."""
+    instance = Instance.find(settings)
+    if instance is None:
+        return ok("instance", f"none runs on {settings.home}")
+    return ok("instance", f"{instance.url} (process {instance.pid})")
+
+
+async def check_sandbox(settings: Settings) -> Finding:
+    """Makes a local sandbox and ends it; of E2B it asks which there are."""
+    if settings.runner is RunnerKind.NONE:
+        return ok("sandbox", "none needed: HEADRACE_RUNNER is none")
+    why = "Without sandboxes every build fails in its phase deps."
+    try:
+        with anyio.fail_after(SANDBOX_S):
+            return await _try_sandbox(make_sandbox_runtime(settings), settings.sandbox_kind)
+    except TimeoutError:
+        return problem("sandbox", f"none within {SANDBOX_S:g} s", why, "try again with less load")
+    except (GenerationError, OSError, ValueError) as error:
+        reason, _, remedy = str(error).partition(": ")
+        return problem("sandbox", reason, why, remedy or "see docs/operations.md")
+
+
+async def _try_sandbox(runtime: SandboxRuntime, kind: SandboxKind) -> Finding:
+    if kind is SandboxKind.E2B:
+        return ok("sandbox", f"E2B answers; it has {count(len(await runtime.list({})), 'sandbox')}")
+    began = time.monotonic()
+    sandbox = await runtime.create(metadata={"purpose": "doctor"}, timeout_s=SANDBOX_LIFE_S)
+    with anyio.CancelScope(shield=True):
+        await runtime.kill(sandbox.sandbox_id)
+    return ok("sandbox", f"one was made here and ended, in {duration(time.monotonic() - began)}")
