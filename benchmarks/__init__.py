@@ -1,11 +1,27 @@
 """Measurements beside a limit of the same machine, taken in the same run."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from benchmarks.append import bench_append
-from benchmarks.rows import Row, show_rows
+from benchmarks.follow import bench_follow
+from benchmarks.log import bench_log
+from benchmarks.memory import bench_memory
+from benchmarks.rows import Row, Say, show_rows
 from benchmarks.servers import Target
 
-BENCHMARKS: dict[str, Callable[[Target], list[Row]]] = {"append": bench_append}
 
-__all__ = ["BENCHMARKS", "Row", "Target", "show_rows"]
+class Benchmark(Protocol):
+    """Measures on `target`, tells `say` how far it is, and scales with `events`."""
+
+    def __call__(self, target: Target, say: Say = ..., *, events: int = ...) -> list[Row]:
+        """The rows it found."""
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "append": bench_append,
+    "follow": bench_follow,
+    "log": bench_log,
+    "memory": bench_memory,
+}
+
+__all__ = ["BENCHMARKS", "Benchmark", "Row", "Say", "Target", "show_rows"]

@@ -1,6 +1,6 @@
 """What a benchmark found, as a table for people and as JSON for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median, quantiles
 from typing import Any
@@ -8,7 +8,15 @@ from typing import Any
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+ROUNDS = 3
 _WORDS = ("METRIC", "UNIT", "BESIDE")
+
+Say = Callable[[str], None]
+"""Is told how far a benchmark is, for people who wait."""
+
+
+def silent(_: str) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import anyio
-
 from eventstore import Archive, EventStore, connect_postgres, connect_redis, open_log
+from service.commands.terminal import run
 from service.embedded import Servers, embedded_servers
 from service.errors import SettingsInvalid
 from service.migrating import upgrade
@@ -17,6 +16,7 @@ from service.migrating import upgrade
 T = TypeVar("T")
 
 PARTITIONS = 8
+NO_CAP = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,15 @@ class Target:
             ):
                 yield servers
 
-    def measure(self, action: Callable[[EventStore], Awaitable[T]]) -> T:
-        """Run `action` on an opened, empty log."""
+    def measure(self, action: Callable[[EventStore, Servers], Awaitable[T]]) -> T:
+        """Run `action` on an opened, empty log, and the servers that it is on."""
 
-        async def run() -> T:
+        async def measured() -> T:
             async with _store(servers) as store:
-                return await action(store)
+                return await action(store, servers)
 
         with self.servers() as servers:
-            return anyio.run(run)
+            return run(measured)
 
 
 @asynccontextmanager
@@ -59,7 +59,7 @@ async def _store(servers: Servers) -> AsyncIterator[EventStore]:
         if await redis.dbsize():
             raise SettingsInvalid("the Redis to measure is not empty: give one that may be filled")
         await upgrade(engine)
-        yield await open_log(redis, Archive(engine), partitions=PARTITIONS)
+        yield await open_log(redis, Archive(engine), partitions=PARTITIONS, tenant_cap=NO_CAP)
     finally:
         await redis.aclose()
         await engine.dispose()

@@ -90,8 +90,9 @@ def connect_redis(
     """A client for `url` (`redis://`, `rediss://`, `unix://`); connects when first used.
 
     Takes at most `max_connections`; whoever finds them all busy waits for one. Commands are
-    repeated a few times over a new connection when one breaks. That is safe for every script here:
-    an append knows its own events again.
+    repeated a few times over a new connection when one breaks. An append knows its own events
+    again; of the others a lost answer costs little: a claim waits for its lease, a line of progress
+    may come twice.
     """
     pool = Pool.from_url(
         url,
@@ -100,7 +101,6 @@ def connect_redis(
         timeout=command_timeout_s,
         socket_timeout=command_timeout_s,
         socket_connect_timeout=command_timeout_s,
-        health_check_interval=30,
         retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), retries=3),
     )
     return Redis.from_pool(pool)

@@ -1,12 +1,11 @@
 """What is read from the log: an event and its place."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from schemas import Position, RecordedEvent
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(NamedTuple):
     """An event and its place in the log."""
 
     position: Position

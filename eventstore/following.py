@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from eventstore.entries import LogEntry
 from eventstore.errors import LogUnverified
 from eventstore.hub import Hub
-from eventstore.reading import Fields, stream_news
+from eventstore.reading import Fields, stream_end, stream_range
 from eventstore.store import EventStore
 from schemas import JobRef, Position, RecordedEvent, from_fields
 
 START = "0-0"
-LOOK_AGAIN_S = 5.0
+LOOK_AGAIN_S = 15.0
 _BATCH = 256
 
 
@@ -68,27 +68,35 @@ async def follow(hub: Hub, ref: JobRef, after: str = START) -> AsyncGenerator[Jo
     Events come at least once under a stable id. Raises `RedisUnavailable`, `PostgresUnavailable`;
     follow again after the last id received.
     """
-    store, last = hub.store, after
+    last = after
     with hub.listen_job(ref.job) as waker:
         while True:
-            while entries := await _job_entries(store, ref, last):
-                for entry in entries:
-                    yield entry
-                last = entries[-1].id
-            await waker.wait(LOOK_AGAIN_S)
+            entries = await _job_entries(hub, ref, last)
+            for entry in entries:
+                yield entry
+                last = entry.id
+            if len(entries) < _BATCH:
+                await waker.wait(LOOK_AGAIN_S)
 
 
-async def _job_entries(store: EventStore, ref: JobRef, last: str) -> Sequence[JobEntry]:
-    """The next entries behind `last`, maybe none. The first event among them is the next one."""
+async def _job_entries(hub: Hub, ref: JobRef, last: str) -> Sequence[JobEntry]:
+    """The next entries behind `last`, maybe none. The first event among them is the next one.
+
+    Fewer than a batch are all there were.
+    """
+    store, seen = hub.store, _version(last)
     key = store.keys(ref.tenant).job(ref.job)
-    found, newest = await stream_news(store.redis, key, after=last, count=_BATCH)
-    seen = _version(last)
-    if newest is not None and _version(newest) < seen:
-        return [Reset()]
-    if newest is not None and (not found or _continues(seen, found[0])):
-        return [_entry(entry_id, fields) for entry_id, fields in found]
-    # The stream has expired, or was put back with its newest event alone.
-    history = await store.read_job(ref)
+    async with hub.looking:
+        found = await stream_range(store.redis, key, after=last, count=_BATCH)
+        if found and _continues(seen, found[0]):
+            return [_entry(entry_id, fields) for entry_id, fields in found]
+        if not found:
+            newest = await stream_end(store.redis, key)
+            if newest is not None and _version(newest) == seen:
+                return []
+        # The stream has expired, or was put back with its newest event alone, or is shorter than
+        # what the follower has.
+        history = await store.read_job(ref)
     if history and history[-1].version < seen:
         return [Reset()]
     return [JobEvent(event.stream_id, event) for event in history if event.version > seen]

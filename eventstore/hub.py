@@ -22,6 +22,9 @@ from eventstore.store import EventStore
 
 _BLOCK_MS = 1_000
 _BACKOFF_S = 0.2
+_LOOKS_AT_ONCE = 16
+# The scripts trim a bell to no fewer rings than these.
+_BELL_KEEPS = 1_000
 
 log = structlog.get_logger()
 
@@ -50,6 +53,8 @@ class Hub:
         """`redis`: a client for one blocking connection, whose time-out exceeds a second."""
         self.store = store
         self._redis = redis
+        # Thousands of followers that are woken together take turns at the connections.
+        self.looking = anyio.CapacityLimiter(_LOOKS_AT_ONCE)
         self._jobs: defaultdict[str, set[Waker]] = defaultdict(set)
         self._work: set[Waker] = set()
         self._events: defaultdict[int, set[Waker]] = defaultdict(set)
@@ -108,6 +113,9 @@ class Hub:
         for name, rings in answer or []:
             bell = name.decode()
             ends[bell] = rings[-1][0].decode()
+            if len(rings) >= _BELL_KEEPS:
+                # So many that older ones may be gone, and with them the names of who should wake.
+                self._wake_all()
             for _, fields in rings:
                 self._wake(partitions[bell], fields[b"job"].decode(), fields[b"what"])
 

@@ -39,19 +39,6 @@ async def stream_edge(
     return found[0][0].decode() if found else None
 
 
-async def stream_news(
-    redis: Redis, key: str, *, after: str, count: int
-) -> tuple[list[StreamEntry], str | None]:
-    """Entries behind id `after`, and the id of the newest entry (None: no stream); one trip."""
-    pipeline = redis.pipeline(transaction=False)
-    pipeline.xrange(key, f"({after}", count=count)
-    pipeline.xrevrange(key, count=1)
-    with redis_errors():
-        found, newest = await pipeline.execute()
-    entries = [(entry_id.decode(), fields) for entry_id, fields in found]
-    return entries, newest[0][0].decode() if newest else None
-
-
 async def stream_length(redis: Redis, key: str) -> int:
     """How many entries a stream has."""
     with redis_errors():

@@ -325,7 +325,7 @@ class EventStore:
             count=count,
         )
         return [
-            LogEntry(Position.parse(f"{partition}:{entry_id}"), from_fields(fields))
+            LogEntry(Position(partition, *map(int, entry_id.split("-"))), from_fields(fields))
             for entry_id, fields in entries
         ]
 

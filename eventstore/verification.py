@@ -108,10 +108,15 @@ class Verification:
         if run_id != self.run_id:
             raise RedisUnavailable("Redis was replaced while its log was verified")
 
-    async def verify_again(self) -> None:
-        """Verify the log on whichever server answers now."""
+    async def verify_again(self, refused: str | None = None) -> None:
+        """Verify the log on whichever server answers now.
+
+        Unless it was verified on another one than `refused` since: of many callers who were
+        refused at once, one verifies.
+        """
         async with self._lock:
-            await self._open()
+            if refused is None or refused == self.run_id:
+                await self._open()
 
     async def _open(self) -> None:
         redis = self._pool.unverified()
@@ -279,10 +284,10 @@ async def compare(redis: Redis, archive: Archive, keys: Keys, end: Position) -> 
         )
     in_log = await stream_exact(redis, keys.log, [entry.position.entry_id for entry in archived])
     first = await stream_edge(redis, keys.log)
-    begin = Position.parse(f"{keys.partition}:{first}") if first else end
+    begin_seq = Position.parse(f"{keys.partition}:{first}").seq if first else end.seq + 1
     for entry, fields in zip(archived, in_log, strict=True):
         found = fields[b"id"].decode() if fields else None
-        if found != entry.event.id and (found or entry.position.seq >= begin.seq):
+        if found != entry.event.id and (found or entry.position.seq >= begin_seq):
             raise LogUnverified(
                 keys.partition,
                 f"at {entry.position.entry_id} stands another event than in the archive",
@@ -324,10 +329,10 @@ class SealedScripts:
         Raises `RedisUnavailable`, `LogMissing`, `LogUnverified`.
         """
         for _ in range(2):
-            seal = [self._verification.lineages[partition], self._verification.run_id]
-            answer = await self.plain(name, keys, seal + args)
+            lineage, run_id = self._verification.lineages[partition], self._verification.run_id
+            answer = await self.plain(name, keys, [lineage, run_id, *args])
             if not isinstance(answer, list) or answer[:2] != [b"refused", b"RunChanged"]:
                 return answer
             # Another server process has had this log since: a failover there and back again.
-            await self._verification.verify_again()
-        raise LogUnverified(partition, "it was opened on another server at the same time")
+            await self._verification.verify_again(run_id)
+        raise RedisUnavailable("Redis was restarted or replaced again and again meanwhile")

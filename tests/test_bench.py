@@ -1,28 +1,71 @@
-"""The benchmark runs, and says what it promises to say. Its numbers are not judged here."""
+"""The benchmarks run, and say what they promise to say. Their numbers are not judged here."""
 
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
 import anyio.to_thread
 import pytest
 from redis.asyncio import Redis
 
-from benchmarks import Target
-from benchmarks.append import bench_append
+from benchmarks import BENCHMARKS, Row, Target
+from benchmarks.append import BATCHED, PIPELINED, SEQUENTIAL, Shape, append_round, raw_round
+from benchmarks.builds import EVENTS_A_BUILD, TENANTS, fill, held, queue_jobs
+from benchmarks.follow import Audience, bench_follow
+from benchmarks.log import raw_batches, typed_batches
+from benchmarks.memory import bench_memory, event_rows
+from benchmarks.rows import Round, compared, silent
+from eventstore import CommandHandler, EventStore, Hub
+from eventstore.keys import Keys
+from eventstore.reading import StreamEntry, stream_range
+from schemas import JobRef, RecordedEvent, Status
+from schemas.events import PhaseStarted
 from service.embedded import Servers
 from service.errors import SettingsInvalid
+from tests.service.command_line import CommandLine
+
+SMALL: dict[str, dict[str, Any]] = {
+    "append": {"events": 640},
+    "follow": {"events": 30, "followers": 5},
+    "log": {"events": 300},
+    "memory": {"events": 300, "jobs": 20},
+}
+
+METRICS = {
+    "append": {
+        *(
+            f"append_{shape}{suffix}"
+            for shape in ("sequential", "concurrent16", "single_pipelined", "batched")
+            for suffix in ("", "_p50_ms", "_p99_ms")
+        ),
+        "append_growth_tenth",
+        "append_growth",
+    },
+    "follow": {"follow_p50_ms", "follow_p99_ms", "follow_connections"},
+    "log": {"log_read", "log_read_p50_ms", "log_read_p99_ms"},
+    "memory": {
+        "memory_log_event",
+        "memory_job_event",
+        "memory_job_queued",
+        "memory_job_waiting",
+        "memory_job_running",
+        "memory_follower",
+    },
+}
 
 
-async def test_append_is_measured_beside_raw_xadd_in_the_same_run(
-    redis: Redis, servers: Servers, database_url: str
+@pytest.mark.parametrize("name", BENCHMARKS)
+async def test_each_benchmark_finds_what_it_names_beside_a_limit(
+    name: str, redis: Redis, servers: Servers, database_url: str
 ) -> None:
-    target = Target(servers.redis_url, database_url)
-    rows = await anyio.to_thread.run_sync(lambda: bench_append(target, events=160))
-    metrics = [row.metric for row in rows]
-    for metric in ("append_sequential", "append_concurrent16", "append_batched"):
-        assert {metric, f"{metric}_p50_ms", f"{metric}_p99_ms"} <= set(metrics)
-    for row in rows:
-        found = row.to_dict()
-        assert set(found) == {"metric", "value", "unit", "beside", "beside_value", "ratio"}
-        assert found["value"] > 0
-        assert found["ratio"] == pytest.approx(row.value / row.beside_value, abs=0.001)
+    target, said = Target(servers.redis_url, database_url), list[str]()
+    bench = partial(BENCHMARKS[name], target, said.append, **SMALL[name])
+    rows = await anyio.to_thread.run_sync(bench)
+    assert {row.metric for row in rows} == METRICS[name]
+    assert len(rows) == len(METRICS[name])
+    assert all(row.value > 0 and row.beside_value > 0 and row.beside for row in rows)
+    assert said
 
 
 async def test_a_redis_that_holds_something_is_not_filled(
@@ -31,5 +74,143 @@ async def test_a_redis_that_holds_something_is_not_filled(
     await redis.set("mine", "1")
     target = Target(servers.redis_url, database_url)
     with pytest.raises(SettingsInvalid, match="not empty"):
-        await anyio.to_thread.run_sync(lambda: bench_append(target, events=16))
+        await anyio.to_thread.run_sync(lambda: bench_follow(target, events=30))
     assert await redis.keys("*") == [b"mine"]
+
+
+async def test_rows_are_printed_as_json_alone(
+    redis: Redis, servers: Servers, database_url: str, tmp_path: Path
+) -> None:
+    command = ("bench", "log", "--events", "300")
+    where = ("--redis", servers.redis_url, "--postgres", database_url)
+    rows = await anyio.to_thread.run_sync(lambda: CommandLine(tmp_path).json(*command, *where))
+    assert {row["metric"] for row in rows} == METRICS["log"]
+    assert set(rows[0]) == {"metric", "value", "unit", "beside", "beside_value", "ratio"}
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def test_a_ratio_is_ours_over_theirs() -> None:
+    found = Row("m", 3.0, "events/s", "XADD", 4.0).to_dict()
+    assert found["ratio"] == 0.75
+
+
+def test_a_comparison_takes_the_median_of_the_rounds_of_each_side() -> None:
+    ours = [Round(rate, [rate] * 10) for rate in (1.0, 50.0, 3.0)]
+    theirs = [Round(rate, [rate] * 10) for rate in (9.0, 6.0, 7.0)]
+    rate, p50_ms, p99_ms = compared("m", ours, "XADD", theirs)
+    assert rate == Row("m", 3.0, "events/s", "XADD", 7.0)
+    assert p50_ms == Row("m_p50_ms", 3.0, "ms", "XADD", 7.0)
+    assert p99_ms == Row("m_p99_ms", 3.0, "ms", "XADD", 7.0)
+
+
+# --- append --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [SEQUENTIAL, PIPELINED, BATCHED], ids=lambda s: s.metric)
+async def test_both_sides_write_as_many_events_for_sixteen_tenants(
+    store: EventStore, shape: Shape
+) -> None:
+    size = 16 * 16
+    await raw_round(store, shape, size)
+    raw = [f async for key in store.redis.scan_iter("raw:*") for _, f in await _entries(store, key)]
+    assert len(raw) == size
+    assert {fields[b"tenant"].decode() for fields in raw} == set(TENANTS)
+
+    await append_round(store, shape, size)
+    ours = [event for event in await _log(store) if isinstance(event.payload, PhaseStarted)]
+    assert len(ours) == size
+    assert {event.tenant for event in ours} == set(TENANTS)
+
+
+async def test_a_round_counts_what_it_wrote_and_times_each_call(store: EventStore) -> None:
+    found = await append_round(store, BATCHED, 16 * 8)
+    assert len(found.latencies_ms) == 16
+    # One after the other: their times add up to the round's, but for the caller's own.
+    assert 16 * 8 / found.events_per_s >= sum(found.latencies_ms) / 1000
+
+
+# --- what fills the log --------------------------------------------------------------------------
+
+
+async def test_a_log_is_filled_with_whole_builds(
+    store: EventStore, handler: CommandHandler
+) -> None:
+    await fill(store, 100, silent)
+    await fill(store, 300, silent)
+    assert 300 <= await held(store) < 300 + EVENTS_A_BUILD * len(TENANTS)
+    events = await _log(store)
+    assert {event.tenant for event in events} == set(TENANTS)
+    for ref in {JobRef(event.tenant, event.job) for event in events}:
+        job = await handler.load(ref)
+        assert (job.status, job.version) == (Status.READY, EVENTS_A_BUILD)
+
+
+# --- follow --------------------------------------------------------------------------------------
+
+
+async def test_every_event_of_a_followed_job_is_timed_and_no_other(
+    store: EventStore, hub: Hub
+) -> None:
+    audience = Audience(hub, await queue_jobs(store, 4))
+    async with anyio.create_task_group() as tasks:
+        await audience.gather(tasks, 1)
+        assert len(await audience.hear(8)) == 2
+        await audience.gather(tasks, 4)
+        latencies_ms = await audience.hear(8)
+        assert len(latencies_ms) == 8
+        assert min(latencies_ms) > 0
+        tasks.cancel_scope.cancel()
+
+
+# --- log -----------------------------------------------------------------------------------------
+
+
+async def test_both_sides_read_the_whole_log(store: EventStore) -> None:
+    await fill(store, 6_000, silent)  # several batches in each partition
+    for batches in (raw_batches, typed_batches):
+        sizes = [s for number in range(store.partitions) async for s in batches(store, number)]
+        assert sum(sizes) == await held(store)
+        assert len(sizes) > store.partitions
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+async def test_bytes_an_event_are_those_of_the_streams_over_their_entries(
+    store: EventStore,
+) -> None:
+    await fill(store, 600, silent)
+    log, job = await event_rows(store, 10_000)
+    logs = [Keys(number).log.encode() for number in range(store.partitions)]
+    jobs = [key async for key in store.redis.scan_iter("hr:*:job:*")]
+    events = await held(store)
+    for row, keys in ((log, logs), (job, jobs)):
+        used = [await store.redis.memory_usage(key, samples=0) or 0 for key in keys]
+        assert row.value == round(sum(used) / events, 1)
+    entries = [fields for key in logs for _, fields in await _entries(store, key)]
+    total = sum(len(value) for fields in entries for value in fields.values())
+    assert log.beside_value == round(total / events, 1)
+
+
+async def test_a_living_job_takes_more_than_its_events_and_a_claim_adds_to_that(
+    redis: Redis, servers: Servers, database_url: str
+) -> None:
+    target = Target(servers.redis_url, database_url)
+    rows = await anyio.to_thread.run_sync(lambda: bench_memory(target, events=300, jobs=400))
+    used = {row.metric: row for row in rows}
+    queued, running = used["memory_job_queued"], used["memory_job_running"]
+    assert queued.beside_value < queued.value < running.value
+
+
+async def _entries(store: EventStore, key: bytes) -> list[StreamEntry]:
+    return await stream_range(store.redis, key.decode())
+
+
+async def _log(store: EventStore) -> list[RecordedEvent]:
+    return [
+        entry.event
+        for number in range(store.partitions)
+        for entry in await store.read_log(number, None, count=100_000)
+    ]

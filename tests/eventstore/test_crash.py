@@ -5,11 +5,9 @@
 
 import os
 import random
-import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import uuid4
 
 import anyio
@@ -23,15 +21,6 @@ from tests.eventstore.killable import KillableServer
 
 CRASHES = int(os.environ.get("HEADRACE_CRASHES", "4"))
 WRITERS = 8
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[KillableServer]:
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
-        one = KillableServer(Path(folder))
-        await one.start()
-        yield one
-        one.kill()
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """From events to a row, without a server."""
 
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -159,7 +158,7 @@ def test_a_history_that_does_not_begin_at_its_beginning_is_refused() -> None:
 
 def test_an_unknown_event_advances_the_version_so_that_the_next_one_fits() -> None:
     first, second, third = recorded([queued(), started(), started(2)])
-    unknown = replace(second, type="JobPraised", payload=UnknownEvent())
+    unknown = second._replace(type="JobPraised", payload=UnknownEvent())
     job = advance(advance(advance(None, first), unknown), third)
     assert (job.version, job.attempt) == (3, 2)
     assert job.queued_at > NOON

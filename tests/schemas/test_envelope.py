@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -35,7 +34,7 @@ def fields(event: RecordedEvent) -> dict[bytes, bytes]:
 def unknown(data: bytes = ODD_DATA) -> RecordedEvent:
     """An event of a type that a newer writer added."""
     (event,) = recorded(build()[:1])
-    return replace(event, type="JobPraised", data=data, payload=UnknownEvent())
+    return event._replace(type="JobPraised", data=data, payload=UnknownEvent())
 
 
 # --- the log's entry -----------------------------------------------------------------------------
@@ -44,7 +43,7 @@ def unknown(data: bytes = ODD_DATA) -> RecordedEvent:
 @given(any_payload)
 def test_an_event_comes_back_from_its_entry(payload: Known) -> None:
     (event,) = recorded([payload])
-    event = replace(event, cause="cmd-1", trace="00-abc-def-01")
+    event = event._replace(cause="cmd-1", trace="00-abc-def-01")
     assert from_fields(fields(event)) == event
 
 
@@ -91,7 +90,7 @@ def test_times_sort_as_text() -> None:
 
 def test_a_cloud_event_says_what_happened_to_whom_and_when() -> None:
     (event,) = recorded(build()[:1])
-    event = replace(event, cause="cmd-1", trace="00-abc-def-01")
+    event = event._replace(cause="cmd-1", trace="00-abc-def-01")
     assert cloud_event(event) == {
         "specversion": "1.0",
         "id": event.id,

@@ -131,8 +131,7 @@ def test_an_event_of_an_unknown_type_moves_only_version_and_time(history: list[K
     events = recorded(history)
     job = fold(events)
     assert job is not None
-    unknown = replace(
-        events[-1],
+    unknown = events[-1]._replace(
         type="JobPraised",
         version=job.version + 1,
         time=events[-1].time.replace(year=2030),

@@ -605,6 +605,10 @@ def test_the_exit_code_is_one_only_when_something_is_wrong(tmp_path: Path) -> No
             held = headrace.run("doctor")
         assert (held.returncode, held.stderr) == (1, "")
         assert "runs on" in held.stdout
+        (headrace.home / "postgres" / "cluster" / "PG_VERSION").write_text("7")
+        unstarted = headrace.run("doctor")
+        assert (unstarted.returncode, unstarted.stderr) == (1, "")
+        assert "incompatible" in unstarted.stdout
 
 
 def test_a_setting_that_cannot_be_used_is_a_finding(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import redis
 from service.embedded import (
     SOCKET_PATH_BYTES,
     Servers,
+    bundled_valkey,
     embedded_servers,
     exclusive,
     socket_folder,
@@ -184,6 +185,16 @@ def test_servers_run_below_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
         assert (home / "postgres" / "cluster" / "PG_VERSION").is_file()
     finally:
         shutil.rmtree(socket_folder(home))
+
+
+def test_another_redis_server_runs_in_the_place_of_the_bundled_one(tmp_path: Path) -> None:
+    other = tmp_path / "another-redis-server"
+    other.symlink_to(bundled_valkey())
+    with embedded_servers(tmp_path / "home", redis_server=other) as servers:
+        assert key(servers, "kept", "yes") == b"yes"
+        commands = processes_of(tmp_path / "home").values()
+        assert any(command.startswith(str(other)) for command in commands)
+        assert not any(command.startswith(str(bundled_valkey())) for command in commands)
 
 
 def test_servers_started_again_still_have_what_they_were_given(tmp_path: Path) -> None:
