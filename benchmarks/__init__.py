@@ -8,6 +8,7 @@ from benchmarks.log import bench_log
 from benchmarks.memory import bench_memory
 from benchmarks.rows import Row, Say, show_rows
 from benchmarks.servers import Target
+from benchmarks.steady import bench_steady
 
 
 class Benchmark(Protocol):
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "follow": bench_follow,
     "log": bench_log,
     "memory": bench_memory,
+    "steady": bench_steady,
 }
 
 __all__ = ["BENCHMARKS", "Benchmark", "Row", "Say", "Target", "show_rows"]

@@ -29,11 +29,22 @@ from eventstore.following import (
     follow,
     subscribe,
 )
-from eventstore.handling import CommandHandler, Handled
+from eventstore.handling import CommandHandler, Handled, patiently
 from eventstore.housekeeping import Housekeeper
 from eventstore.hub import Hub, Waker
 from eventstore.opening import open_log
+from eventstore.repair import Fault, Repair, Repaired, RepairRefused
+from eventstore.salvage import Found
 from eventstore.store import TENANT_CAP, Appended, CommandId, EventStore
+from eventstore.transfer import (
+    ExportInterrupted,
+    ImportRefused,
+    check_export,
+    event_line,
+    export_log,
+    import_log,
+    written_whole,
+)
 from eventstore.work import Admission, Claim, Work
 
 __all__ = [
@@ -48,10 +59,14 @@ __all__ = [
     "CommandIdReused",
     "EventStore",
     "EventStoreError",
+    "ExportInterrupted",
+    "Fault",
     "Fenced",
+    "Found",
     "Handled",
     "Housekeeper",
     "Hub",
+    "ImportRefused",
     "JobEntry",
     "JobEvent",
     "LogDamaged",
@@ -64,6 +79,9 @@ __all__ = [
     "PostgresUnavailable",
     "ProgressLine",
     "RedisUnavailable",
+    "Repair",
+    "RepairRefused",
+    "Repaired",
     "Reset",
     "ServerUnsuitable",
     "Subscribed",
@@ -71,11 +89,17 @@ __all__ = [
     "VersionConflict",
     "Waker",
     "Work",
+    "check_export",
     "connect_postgres",
     "connect_redis",
+    "event_line",
+    "export_log",
     "follow",
+    "import_log",
     "open_log",
+    "patiently",
     "postgres_errors",
     "redis_errors",
     "subscribe",
+    "written_whole",
 ]

@@ -68,25 +68,40 @@ class Archive:
         )
         return [_entry(row) for row in reversed(found)]
 
-    async def end(self, partition: int) -> Position | None:
-        """The position of the newest archived event of a partition."""
-        newest = await self.tail(partition, 1)
-        return newest[0].position if newest else None
+    async def newest_ids(self, partition: int, count: int) -> list[tuple[Position, str]]:
+        """Where a partition's newest `count` archived events stand, and their ids, in order.
 
-    async def last_build(self, tenant: str, project: str) -> int:
-        """The highest archived build number of a project, 0 when it has none."""
+        Decodes nothing, so it is told also of events that only a newer version can read.
+        """
         table = events_table
         found = await self._rows(
-            select(table.c.data).where(
+            select(table.c.partition, table.c.epoch, table.c.seq, table.c.id)
+            .where(table.c.partition == partition)
+            .order_by(table.c.epoch.desc(), table.c.seq.desc())
+            .limit(count)
+        )
+        return [(Position(row.partition, row.epoch, row.seq), row.id) for row in reversed(found)]
+
+    async def end(self, partition: int) -> Position | None:
+        """The position of the newest archived event of a partition."""
+        newest = await self.newest_ids(partition, 1)
+        return newest[0][0] if newest else None
+
+    async def last_build(self, tenant: str, project: str) -> int:
+        """The number of a project's newest archived build, 0 when it has none."""
+        table = events_table
+        found = await self._rows(
+            select(table.c.data)
+            .where(
                 table.c.tenant == tenant,
                 table.c.project == project,
                 # An older or newer version of it would have to stand here and in the index.
                 table.c.type == JobReady.type,
             )
+            .order_by(table.c.epoch.desc(), table.c.seq.desc())
+            .limit(1)
         )
-        return max(
-            (JobReady.model_validate_json(row.data).build_number for row in found), default=0
-        )
+        return JobReady.model_validate_json(found[0].data).build_number if found else 0
 
     async def count(self) -> int:
         """How many events are archived."""

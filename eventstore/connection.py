@@ -1,6 +1,6 @@
 """Connections to Redis and Postgres, and their drivers' errors in our words."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -22,7 +22,12 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from eventstore.errors import LogDamaged, PostgresUnavailable, RedisUnavailable
+from eventstore.errors import (
+    EventStoreError,
+    LogDamaged,
+    PostgresUnavailable,
+    RedisUnavailable,
+)
 
 COMMAND_TIMEOUT_S = 5.0
 ASK_S = 5.0
@@ -45,9 +50,9 @@ Verify = Callable[[str], Awaitable[None]]
 class Pool(BlockingConnectionPool):
     """Connections that asked, each when it was made, which server process is behind them.
 
-    `verify` is given its run id, and raises when this is not a server to go on with. A restart, a
-    failover or another server under the same address always means new connections, so no command
-    pays for the question.
+    `verify` is given its `server_id`, and raises when this is not a server to go on with. A restart
+    or another server under the same address always means new connections, so no read pays for the
+    question.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -68,17 +73,21 @@ class Pool(BlockingConnectionPool):
         try:
             await connection.on_connect()
             if self.verify is not None:
-                await connection.send_command("INFO", "server", check_health=False)
-                await self.verify(_run_id(await connection.read_response()))
+                await connection.send_command("INFO", "server", "replication")
+                await self.verify(_server_id(await connection.read_response()))
         except BaseException:
             # The driver takes a connection whose question failed for one that is made.
             await connection.disconnect(nowait=True)
             raise
 
 
-def _run_id(info: bytes) -> str:
-    lines = (line.partition(":") for line in info.decode().splitlines())
-    return next(value for name, _, value in lines if name == "run_id")
+def _server_id(info: bytes) -> str:
+    return server_id(dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line))
+
+
+def server_id(info: Mapping[str, Any]) -> str:
+    """What tells a server process, and each time that it is a primary, from any other."""
+    return f"{info['run_id']}:{info['master_replid']}"
 
 
 def connect_redis(
@@ -102,6 +111,8 @@ def connect_redis(
         socket_timeout=command_timeout_s,
         socket_connect_timeout=command_timeout_s,
         retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), retries=3),
+        # A primary that became a replica keeps its connections: a new one finds who is it now.
+        retry_on_error=[ReadOnlyError],
     )
     return Redis.from_pool(pool)
 
@@ -138,7 +149,7 @@ def redis_errors() -> Iterator[None]:
             raise RedisUnavailable(f"Redis refuses: {e}") from e
         if "WRONGTYPE" in str(e):
             raise LogDamaged(f"a key of the log holds something else: {e}") from e
-        raise
+        raise EventStoreError(f"Redis refuses: {e}") from e
 
 
 @contextmanager

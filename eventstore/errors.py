@@ -17,7 +17,7 @@ EventStoreError
 
 
 class EventStoreError(Exception):
-    """Base class of this package's errors. Whenever one is raised, nothing was written."""
+    """Base class of this package's errors. Nothing was written, unless a class says otherwise."""
 
 
 class VersionConflict(EventStoreError):

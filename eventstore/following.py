@@ -75,14 +75,14 @@ async def follow(hub: Hub, ref: JobRef, after: str = START) -> AsyncGenerator[Jo
             for entry in entries:
                 yield entry
                 last = entry.id
-            if len(entries) < _BATCH:
+            if len(entries) < _BATCH and not (entries and isinstance(entries[-1], Reset)):
                 await waker.wait(LOOK_AGAIN_S)
 
 
 async def _job_entries(hub: Hub, ref: JobRef, last: str) -> Sequence[JobEntry]:
     """The next entries behind `last`, maybe none. The first event among them is the next one.
 
-    Fewer than a batch are all there were.
+    Fewer than a batch are all there were, unless the history begins anew.
     """
     store, seen = hub.store, _version(last)
     key = store.keys(ref.tenant).job(ref.job)
@@ -97,7 +97,7 @@ async def _job_entries(hub: Hub, ref: JobRef, last: str) -> Sequence[JobEntry]:
         # The stream has expired, or was put back with its newest event alone, or is shorter than
         # what the follower has.
         history = await store.read_job(ref)
-    if history and history[-1].version < seen:
+    if (history[-1].version if history else 0) < seen:
         return [Reset()]
     return [JobEvent(event.stream_id, event) for event in history if event.version > seen]
 
@@ -141,7 +141,7 @@ async def subscribe(
             raise ValueError("subscribe to a partition or to a tenant")
         partition = store.partition(tenant)
     with hub.listen_events(partition) as waker:
-        last = after
+        last = after if after and after.seq else None
         while True:
             while entries := await _log_entries(store, partition, last):
                 for entry in entries:
@@ -159,24 +159,25 @@ async def _log_entries(
 ) -> Sequence[LogEntry | Reset]:
     """The next entries behind `last`, maybe none; a hole in Redis is filled from the archive."""
     seen = last.seq if last else 0
-    entries = await store.read_log(partition, last, count=_BATCH)
-    if entries and entries[0].position.seq == seen + 1:
+    entries = _next(seen, await store.read_log(partition, last, count=_BATCH))
+    # What stands in another epoch may as well go on behind an end that was lost.
+    if entries and (last is None or entries[0].position.epoch == last.epoch):
         return entries
     end = await store.log_end(partition)
-    if not entries and end.seq == seen and (last is None or end.epoch == last.epoch):
-        return []
-    if last is not None:
-        registration = await store.archive.register.one(partition)
-        if not registration.rightful(last) or last.seq > end.seq:
-            shared = registration.shared_with(last)
+    if last is not None and (end.seq, end.epoch) != (seen, last.epoch):
+        shared = (await store.archive.register.one(partition)).shared_with(last, end)
+        if shared != last:
             return [Reset(shared if shared.seq else None)]
-    archived = await store.archive.read_log(partition, last, count=_BATCH)
-    if archived and archived[0].position.seq == seen + 1:
+    if entries or end.seq == seen:
+        return entries
+    if archived := _next(seen, await store.archive.read_log(partition, last, count=_BATCH)):
         return archived
-    if not entries and end.seq == seen:
-        return []
     # Appended after the first look, then; or it is nowhere.
-    again = await store.read_log(partition, last, count=_BATCH)
-    if not again or again[0].position.seq != seen + 1:
-        raise LogUnverified(partition, f"the event with seq {seen + 1} is nowhere")
-    return again
+    if again := _next(seen, await store.read_log(partition, last, count=_BATCH)):
+        return again
+    raise LogUnverified(partition, f"the event with seq {seen + 1} is nowhere")
+
+
+def _next(seen: int, entries: Sequence[LogEntry]) -> list[LogEntry]:
+    """Those of `entries` that come next behind seq `seen`, up to the first hole."""
+    return [entry for number, entry in enumerate(entries, seen + 1) if entry.position.seq == number]

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
 import anyio
 from uuid6 import uuid7
 
-from eventstore.errors import RedisUnavailable, VersionConflict
+from eventstore.errors import PostgresUnavailable, RedisUnavailable, VersionConflict
 from eventstore.store import Appended, CommandId, EventStore
 from eventstore.work import Claim
 from schemas import (
@@ -26,6 +27,8 @@ from schemas import (
 )
 from schemas.commands import FinishBuild, RequestBuild
 from schemas.errors import JobUnknown
+
+T = TypeVar("T")
 
 MAX_TRIES = 10
 _PAUSE_S = 0.25
@@ -76,7 +79,7 @@ class CommandHandler:
     ) -> Handled:
         """Decide `command` on the job and append what follows.
 
-        A Redis that is away is waited for up to `patience_s`; the very same events are then sent
+        A server that is away is waited for up to `patience_s`; the very same events are then sent
         again, so that one whose answer was lost is not appended twice.
 
         `job` is the state if the caller has it; it is read again when somebody else spoke in
@@ -104,7 +107,7 @@ class CommandHandler:
                 build_number=command.build_number if isinstance(command, FinishBuild) else None,
             )
             try:
-                appended = await _patiently(append, patience_s)
+                appended = await patiently(append, patience_s)
             except VersionConflict as error:
                 conflict, job = error, None
                 continue
@@ -128,12 +131,13 @@ class CommandHandler:
         return Handled(job, (), earlier.position, repeated=True)
 
 
-async def _patiently(append: Callable[[], Awaitable[Appended]], patience_s: float) -> Appended:
+async def patiently(action: Callable[[], Awaitable[T]], patience_s: float) -> T:
+    """What `action` gives, which is tried again while a server is away, up to `patience_s`."""
     deadline = anyio.current_time() + patience_s
     while True:
         try:
-            return await append()
-        except RedisUnavailable:
+            return await action()
+        except (RedisUnavailable, PostgresUnavailable):
             if anyio.current_time() >= deadline:
                 raise
             await anyio.sleep(_PAUSE_S)

@@ -62,7 +62,8 @@ class Hub:
     async def run(self) -> None:
         """Listen until cancelled. A Redis that is away is waited for, and then all are woken."""
         partitions = {Keys(number).bell: number for number in range(self.store.partitions)}
-        await self.store.verification.guard(self._redis)
+        # The driver connects anew by itself: who listens must hear of it, news may have passed by.
+        await self.store.verification.guard(self._redis, then=self._wake_all)
         while True:
             try:
                 ends = {bell: await stream_end(self._redis, bell) or "0-0" for bell in partitions}
@@ -117,7 +118,11 @@ class Hub:
                 # So many that older ones may be gone, and with them the names of who should wake.
                 self._wake_all()
             for _, fields in rings:
-                self._wake(partitions[bell], fields[b"job"].decode(), fields[b"what"])
+                self._wake(
+                    partitions[bell],
+                    fields.get(b"job", b"").decode(),
+                    fields.get(b"what", b"event"),
+                )
 
     def _wake(self, partition: int, job: str, what: bytes) -> None:
         for waker in self._jobs.get(job, ()):

@@ -3,15 +3,17 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore.connection import asking, postgres_errors
 from eventstore.tables import log_epochs_table, log_partitions_table
 from schemas import Position
+
+LOCK_MS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +47,18 @@ class Registration:
 
         Epochs that are not registered yet are taken to continue it.
         """
-        ends = {one.number: later.start_seq for one, later in pairwise(self.epochs)}
-        return position.seq < ends.get(position.epoch, position.seq + 1)
+        return all(position.seq < seq for seq in self._starts_after(position.epoch))
 
-    def shared_with(self, position: Position) -> Position:
-        """The last position at or before `position` that belongs to this history."""
-        if self.rightful(position):
-            return position
-        end = next(later for one, later in pairwise(self.epochs) if one.number == position.epoch)
-        seq = end.start_seq - 1
+    def shared_with(self, position: Position, end: Position) -> Position:
+        """The last position at or before `position` of this history, whose last one is `end`."""
+        ends = [start - 1 for start in self._starts_after(position.epoch)]
+        seq = min(position.seq, end.seq, *ends)
         epoch = next((e.number for e in reversed(self.epochs) if e.start_seq <= seq), 0)
         return Position(self.partition, epoch, seq)
+
+    def _starts_after(self, epoch: int) -> list[int]:
+        """Where the epochs after this one began: each may have cut off the end of any before it."""
+        return [one.start_seq for one in self.epochs if one.number > epoch]
 
 
 class Register:
@@ -106,6 +109,7 @@ class Register:
         table = log_partitions_table
         with postgres_errors():
             async with self._engine.begin() as connection:
+                await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_MS}"))
                 await connection.execute(
                     select(table).where(table.c.partition == partition).with_for_update()
                 )

@@ -15,8 +15,10 @@ from eventstore.entries import LogEntry
 from eventstore.errors import (
     CommandIdReused,
     LogMissing,
+    LogUnverified,
     NumberTaken,
     PayloadRefused,
+    RedisUnavailable,
     TooManyWaiting,
     VersionConflict,
 )
@@ -45,6 +47,7 @@ MAX_LINE_BYTES = 64 * 1024
 MAX_WAITING = 10_000
 TENANT_CAP = 4
 READ_BATCH = 500
+SEED_TRIES = 10
 
 # What an append says to the script about its events.
 _MEANING: Mapping[str, tuple[type, ...]] = {
@@ -235,21 +238,32 @@ class EventStore:
 
     async def _seed_build_number(self, tenant: str, project: str) -> int:
         """Put an absent number back from archive and log; what it is now."""
-        keys, partition = self.keys(tenant), self.partition(tenant)
-        asked_at = await server_time_ms(self.redis)
-        after = await self.archive.end(partition)
+        keys, field = self.keys(tenant), f"{tenant}/{project}"
+        for _ in range(SEED_TRIES):
+            (cut,) = await hash_fields(self.redis, keys.meta, "cut")
+            number = await self._newest_build(keys, tenant, project)
+            there = await self.scripts.plain(
+                "seed_number", [keys.meta, keys.builds], [cut or "", field, number]
+            )
+            if there is not None:
+                return int(there)
+        raise RedisUnavailable(f"the log is cut faster than the builds of {field} can be counted")
+
+    async def _newest_build(self, keys: Keys, tenant: str, project: str) -> int:
+        """The number of the project's newest build: in what is not archived yet, or archived."""
+        end = await self.archive.end(keys.partition)
         number = await self.archive.last_build(tenant, project)
-        while entries := await self.read_log(partition, after, count=READ_BATCH):
-            for entry in entries:
-                event = entry.event
-                ours = (event.tenant, event.project) == (tenant, project)
-                if ours and isinstance(event.payload, JobReady):
-                    number = max(number, event.payload.build_number)
-            after = entries[-1].position
-        field = f"{tenant}/{project}"
-        await self.scripts.plain("seed_number", [keys.builds], [asked_at, field, number])
-        (seeded,) = await hash_fields(self.redis, keys.builds, field)
-        return int(seeded or number)
+        after = end.entry_id if end else None
+        ours = (tenant.encode(), project.encode())
+        while entries := await stream_range(self.redis, keys.log, after=after, count=READ_BATCH):
+            for _, fields in entries:
+                # Looked at as they are: a backlog is long, and all but a few are of no interest.
+                if (fields[b"tenant"], fields[b"project"]) == ours and b"Ready" in fields[b"type"]:
+                    event = from_fields(fields)
+                    if isinstance(event.payload, JobReady):
+                        number = max(number, event.payload.build_number)
+            after = entries[-1][0]
+        return number
 
     # --- progress --------------------------------------------------------------------------------
 
@@ -312,6 +326,11 @@ class EventStore:
         if len(events) < version:
             archived = await self.archive.read_job(ref.tenant, ref.job)
             events = {event.version: event for event in archived} | events
+        for number in range(1, max(events, default=0) + 1):
+            if number not in events:
+                raise LogUnverified(
+                    self.partition(ref.tenant), f"version {number} of job {ref.job} is nowhere"
+                )
         return [events[number] for number in sorted(events)]
 
     async def read_log(

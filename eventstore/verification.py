@@ -18,6 +18,9 @@ Postgres owns the truth about which log there is (`register.py`). Per partition:
                    differs from the
                    archive; meta
                    without its log
+    `open`         ends behind the     LogUnverified: another server has superseded this one, which
+                   beginning of a      took events that nobody else knows
+                   newer epoch
     any            another lineage     LogUnverified
 
 A server process on which the log was not verified yet (a restart, a replica that was promoted,
@@ -27,7 +30,8 @@ has it first, under a lock that projectors share: what an isolated old server st
 old epoch behind this point is never archived.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -36,7 +40,7 @@ import structlog
 from redis.asyncio import Redis
 
 from eventstore.archive import Archive
-from eventstore.connection import Pool, redis_errors
+from eventstore.connection import Pool, redis_errors, server_id
 from eventstore.errors import (
     LogMissing,
     LogUnverified,
@@ -75,60 +79,67 @@ def pool_of(redis: Redis) -> Pool:
 class Verification:
     """Verifies a log, once for every server process that turns up behind its address.
 
-    `run_id` names the server process it was verified on, `lineages` what was found there.
+    `server` names the server process it was verified on, `lineages` what was found there.
     """
 
     def __init__(self, redis: Redis, archive: Archive, partitions: int) -> None:
-        self.run_id = ""
+        self.server = ""
         self.lineages: dict[int, str] = {}
         self._pool = pool_of(redis)
         self._archive = archive
         self._partitions = partitions
         self._lock = anyio.Lock()
 
-    async def guard(self, redis: Redis) -> None:
-        """Verify every connection of `redis` from now on."""
+    async def guard(self, redis: Redis, *, then: Callable[[], None] = lambda: None) -> None:
+        """Verify every connection of `redis` from now on, and call `then` when it has been."""
+
+        async def verify(server: str) -> None:
+            await self.verify(server)
+            then()
+
         pool = pool_of(redis)
-        pool.verify = self.verify
+        pool.verify = verify
         await pool.disconnect(inuse_connections=False)
 
-    async def verify(self, run_id: str) -> None:
-        """Return when the log is verified on the server process `run_id`; raises otherwise."""
-        if run_id == self.run_id:
+    async def verify(self, server: str) -> None:
+        """Return when the log is verified on `server`; raises otherwise."""
+        if server == self.server:
             return
-        try:
-            with anyio.fail_after(VERIFY_S):
-                async with self._lock:
-                    if run_id != self.run_id:
-                        await self._open()
-        except (PostgresUnavailable, ServerUnsuitable, TimeoutError) as error:
-            raise RedisUnavailable(
-                f"Redis was restarted or replaced, and its log cannot be verified yet: {error}"
-            ) from error
-        if run_id != self.run_id:
+        with _for_now():
+            async with self._lock:
+                if server != self.server:
+                    await self._open()
+        if server != self.server:
             raise RedisUnavailable("Redis was replaced while its log was verified")
 
-    async def verify_again(self, refused: str | None = None) -> None:
-        """Verify the log on whichever server answers now.
-
-        Unless it was verified on another one than `refused` since: of many callers who were
-        refused at once, one verifies.
-        """
+    async def verify_again(self) -> None:
+        """Verify the log on whichever server answers now."""
         async with self._lock:
-            if refused is None or refused == self.run_id:
-                await self._open()
+            await self._open()
+
+    async def renew(self, refused: str) -> None:
+        """Verify the log once more, as what was verified on `refused` does not hold any more.
+
+        Of many callers who were refused at once, one verifies.
+        """
+        with _for_now():
+            async with self._lock:
+                if refused == self.server:
+                    await self._open()
 
     async def _open(self) -> None:
         redis = self._pool.unverified()
         try:
-            self.run_id = ""
-            run_id = await check_server(redis)
-            self.lineages = await self._open_partitions(redis, run_id)
-            self.run_id = run_id
+            self.server = ""
+            server = await check_server(redis)
+            self.lineages = await self._open_partitions(redis, server)
+            self.server = server
+            # Those that others have to a superseded server, which may live on, lead nowhere now.
+            await self._pool.disconnect(inuse_connections=False)
         finally:
             await redis.aclose(close_connection_pool=True)
 
-    async def _open_partitions(self, redis: Redis, run_id: str) -> dict[int, str]:
+    async def _open_partitions(self, redis: Redis, server: str) -> dict[int, str]:
         register = self._archive.register
         registered = await register.all()
         if not registered:
@@ -142,16 +153,16 @@ class Verification:
             )
         scripts = Scripts(redis)
         for one in registered:
-            await self._make_if_new(redis, scripts, one, run_id)
+            await self._make_if_new(redis, scripts, one, server)
             for _ in range(_TRIES):
-                if await self._open_partition(redis, scripts, one.partition, run_id):
+                if await self._open_partition(redis, scripts, one.partition, server):
                     break
             else:
                 raise RedisUnavailable("Redis is being opened by others: try again")
         return {one.partition: one.lineage for one in registered}
 
     async def _make_if_new(
-        self, redis: Redis, scripts: Scripts, registered: Registration, run_id: str
+        self, redis: Redis, scripts: Scripts, registered: Registration, server: str
     ) -> None:
         """Make the log of a partition that is registered as `creating`; check whose is there."""
         keys, lineage = Keys(registered.partition), registered.lineage
@@ -160,7 +171,7 @@ class Verification:
             answer = await scripts(
                 "create",
                 [keys.meta, keys.log, keys.work("high"), keys.work("normal")],
-                [lineage, registered.newest.number, run_id, FORMAT, self._partitions, 0],
+                [lineage, registered.newest.number, server, FORMAT, self._partitions, 0],
             )
             found, made_as = (lineage if answer == b"created" else answer.decode()), FORMAT
         if found is None:
@@ -170,7 +181,7 @@ class Verification:
             await self._archive.register.mark_open(keys.partition)
 
     async def _open_partition(
-        self, redis: Redis, scripts: Scripts, partition: int, run_id: str
+        self, redis: Redis, scripts: Scripts, partition: int, server: str
     ) -> bool:
         """Compare a partition with its archive and let it be appended to; False: look again."""
         keys = Keys(partition)
@@ -187,16 +198,29 @@ class Verification:
                 # Postgres is older than Redis: it learns what came since.
                 await held.enter(await _epochs(redis, keys, end, after=newest.number))
                 newest = Epoch(end.epoch, 0)
-            if run == run_id:
+            if run == server and end.epoch == newest.number:
                 return True
-            if newest.run != run_id:
-                newest = Epoch(max(newest.number, end.epoch) + 1, end.seq + 1, run_id)
+            if newest.run != server:
+                newest = Epoch(max(newest.number, end.epoch) + 1, end.seq + 1, server)
                 await held.enter([newest])
         answer = await scripts(
-            "reopen", [keys.meta], [lineage, run or "", seq, run_id, newest.number]
+            "reopen", [keys.meta], [lineage, run or "", seq, server, newest.number]
         )
         log.info("log_reopened", partition=partition, epoch=newest.number, after=str(end))
         return bool(answer)
+
+
+@contextmanager
+def _for_now() -> Iterator[None]:
+    """Whoever works on the log waits while it cannot be verified, as for a Redis that is away."""
+    try:
+        with anyio.fail_after(VERIFY_S):
+            yield
+    except (PostgresUnavailable, ServerUnsuitable, TimeoutError) as error:
+        raise RedisUnavailable(
+            "Redis was restarted or replaced, and its log cannot be verified yet: "
+            f"{error or 'Postgres did not answer in time'}"
+        ) from error
 
 
 async def _unregistered(redis: Redis, keys: Keys, partitions: int) -> Registration:
@@ -253,8 +277,14 @@ def check_identity(registered: Registration, lineage: str, made_as: str | None) 
 
 async def compare(redis: Redis, archive: Archive, keys: Keys, end: Position) -> None:
     """Raises `LogUnverified` unless archive and log are two parts of one history."""
-    archived = await archive.tail(keys.partition, _COMPARED)
-    known = archived[-1].position if archived else Position(keys.partition, 0, 0)
+    if not (await archive.register.one(keys.partition)).rightful(end):
+        raise LogUnverified(
+            keys.partition,
+            f"it ends at {end.entry_id}, and a newer epoch began before that on another server",
+            _REPAIR,
+        )
+    archived = await archive.newest_ids(keys.partition, _COMPARED)
+    known = archived[-1][0] if archived else Position(keys.partition, 0, 0)
     if end.seq < known.seq:
         raise LogUnverified(
             keys.partition,
@@ -282,15 +312,15 @@ async def compare(redis: Redis, archive: Archive, keys: Keys, end: Position) -> 
             f"it begins at {begin.entry_id}, and its archive ends at {known.entry_id}",
             _RESTORE_POSTGRES,
         )
-    in_log = await stream_exact(redis, keys.log, [entry.position.entry_id for entry in archived])
+    in_log = await stream_exact(redis, keys.log, [position.entry_id for position, _ in archived])
     first = await stream_edge(redis, keys.log)
     begin_seq = Position.parse(f"{keys.partition}:{first}").seq if first else end.seq + 1
-    for entry, fields in zip(archived, in_log, strict=True):
+    for (position, event_id), fields in zip(archived, in_log, strict=True):
         found = fields[b"id"].decode() if fields else None
-        if found != entry.event.id and (found or entry.position.seq >= begin_seq):
+        if found != event_id and (found or position.seq >= begin_seq):
             raise LogUnverified(
                 keys.partition,
-                f"at {entry.position.entry_id} stands another event than in the archive",
+                f"at {position.entry_id} stands another event than in the archive",
                 _REPAIR,
             )
 
@@ -313,7 +343,7 @@ async def check_server(redis: Redis) -> str:
             reason="AOF is off: acknowledged events are lost when Redis ends",
             remedy="CONFIG SET appendonly yes; CONFIG SET appendfsync always",
         )
-    return str(info["run_id"])
+    return server_id(info)
 
 
 class SealedScripts:
@@ -329,10 +359,10 @@ class SealedScripts:
         Raises `RedisUnavailable`, `LogMissing`, `LogUnverified`.
         """
         for _ in range(2):
-            lineage, run_id = self._verification.lineages[partition], self._verification.run_id
-            answer = await self.plain(name, keys, [lineage, run_id, *args])
+            lineage, server = self._verification.lineages[partition], self._verification.server
+            answer = await self.plain(name, keys, [lineage, server, *args])
             if not isinstance(answer, list) or answer[:2] != [b"refused", b"RunChanged"]:
                 return answer
             # Another server process has had this log since: a failover there and back again.
-            await self._verification.verify_again(run_id)
+            await self._verification.renew(server)
         raise RedisUnavailable("Redis was restarted or replaced again and again meanwhile")

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from eventstore.connection import redis_errors
 from eventstore.keys import Keys
+from eventstore.reading import hash_fields
 from eventstore.scripts import refusal
 from eventstore.verification import SealedScripts
 from schemas import JobRef, partition_of
@@ -117,6 +118,13 @@ class Work:
             case [b"ok", admitted, running, tenant_cap]:
                 return Admission(running, tenant_cap, admitted)
         raise refusal(answer, partition=keys.partition)
+
+    async def admission(self, tenant: str) -> Admission:
+        """How many of a tenant's jobs run, and may, as far as this process's default goes."""
+        keys = self._keys_of(tenant)
+        (running,) = await hash_fields(self._redis, keys.tenants, tenant)
+        (cap,) = await hash_fields(self._redis, keys.caps, tenant)
+        return Admission(int(running or 0), int(cap or self._tenant_cap), admitted=0)
 
     async def tenants(self, partition: int) -> dict[str, int]:
         """The partition's tenants that have jobs which run or wait, and how many of them run."""

@@ -8,6 +8,7 @@ from typing import Any
 from generator.errors import ManifestInvalid
 
 MANIFEST = "headrace.toml"
+MAX_COMMAND_CHARS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ def _command(commands: Mapping[str, Any], name: str) -> str:
         raise ManifestInvalid(f"{MANIFEST}: the command {name!r} must be a text, not {kind}")
     if not command.strip():
         raise ManifestInvalid(f"{MANIFEST}: the command {name!r} is empty")
+    if len(command) > MAX_COMMAND_CHARS:
+        raise ManifestInvalid(
+            f"{MANIFEST}: the command {name!r} has {len(command)} characters, at most "
+            f"{MAX_COMMAND_CHARS} fit: put them into a script"
+        )
     if "\0" in command:
         raise ManifestInvalid(f"{MANIFEST}: the command {name!r} contains a NUL character")
     return command

@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from eventstore import (
     Hub,
     JobEvent,
     NumberTaken,
+    PayloadRefused,
     RedisUnavailable,
     follow,
+    patiently,
 )
 from generator.artifacts import ArtifactStore
 from generator.build import KILL_S, LOG_PATIENCE_S, Build, Deadlines, deadline
@@ -136,6 +139,8 @@ class GenerationService:
             try:
                 with deadline(self._deadlines.job_s, "the build"):
                     await self._run_phases(build)
+            except PayloadRefused as error:
+                await self._fail(build, error)  # the build's own, and there again another time
             except (EventStoreError, JobIsCancelling, JobIsTerminal):
                 raise
             except Exception as error:  # noqa: BLE001 - a bug must end as an event, not as silence
@@ -156,10 +161,11 @@ class GenerationService:
         await self._finish(build)
 
     async def _finish(self, build: Build) -> None:
-        number = 1 + await self._handler.store.last_build_number(
-            build.job.tenant, build.job.project
+        last = await patiently(
+            partial(self._handler.store.last_build_number, build.job.tenant, build.job.project),
+            LOG_PATIENCE_S,
         )
-        command = FinishBuild(build_number=number)
+        command = FinishBuild(build_number=last + 1)
         if build.sandbox:
             command = replace(
                 command,

@@ -16,7 +16,9 @@ from eventstore import (
     EventStoreError,
     Fenced,
     Hub,
+    PostgresUnavailable,
     RedisUnavailable,
+    VersionConflict,
     Waker,
 )
 from generator.heart import Heart
@@ -102,7 +104,7 @@ class Worker:
         except Fenced as error:
             log.warning("build_fenced", owner=error.owner, **facts)
             finished = True
-        except EventStoreError as error:
+        except (RedisUnavailable, PostgresUnavailable, VersionConflict) as error:
             log.error("build_interrupted", error=str(error), **facts)
             await anyio.sleep(_BACKOFF_S)
         except Exception:  # one job must not end the worker of the others
@@ -119,6 +121,6 @@ class Worker:
         with anyio.move_on_after(_RELEASE_S, shield=True):
             try:
                 await self._store.work.release(claim)
-            except RedisUnavailable as error:
+            except EventStoreError as error:
                 # Its lease runs out instead.
                 log.warning("release_failed", job=claim.ref.job, error=str(error))

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import structlog
 from asyncpg import PostgresError
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -40,6 +40,12 @@ from schemas import Job, Position, SchemaError
 BATCH = 500
 BATCH_S = 30.0
 LOOK_AGAIN_S = 1.0
+# A frozen projector loses its transaction, and with it the locks; what is folded is on the disk
+# before the log is trimmed behind it.
+_SETTINGS = (
+    f"SELECT set_config('idle_in_transaction_session_timeout', '{BATCH_S + 5:.0f}s', true), "
+    "set_config('synchronous_commit', 'on', true)"
+)
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
 
@@ -107,13 +113,17 @@ class Projector:
         entries = await self._store.read_log(partition, checkpoint, count=BATCH)
         if not entries:
             end = await self._store.log_end(partition)
-            if checkpoint and end < checkpoint:
-                raise LogBroken(partition, checkpoint.seq + 1, end.seq)
-            return 0
+            folded = checkpoint.seq if checkpoint else 0
+            entries = await self._store.read_log(partition, checkpoint, count=BATCH)
+            if not entries and end.seq != folded:
+                raise LogBroken(partition, folded + 1, end.seq)
+            if not entries:
+                return 0
         _check_dense(checkpoint, entries)
         try:
             with postgres_errors():
                 async with self._engine.begin() as connection:
+                    await connection.execute(text(_SETTINGS))
                     if not await _lock(connection, partition):
                         return 0
                     await self._fold(connection, partition, checkpoint, entries)

@@ -2,7 +2,7 @@
 
 import typer
 
-from service.commands import instance, jobs, replay, workshop
+from service.commands import instance, jobs, log, log_info, log_repair, replay, tenants, workshop
 from service.commands.doctor import doctor
 
 app = typer.Typer(
@@ -16,11 +16,19 @@ app = typer.Typer(
 for command in (instance.demo, instance.up, instance.env, jobs.submit, jobs.watch, jobs.jobs):
     app.command()(command)
 app.command()(jobs.cancel)
+app.command()(tenants.cap)
 
 replay_app = typer.Typer(no_args_is_help=True, help="Prove and remake the read model.")
 for command in (replay.rebuild, replay.verify, replay.show):
     replay_app.command()(command)
 app.add_typer(replay_app, name="replay")
+
+log_app = typer.Typer(no_args_is_help=True, help="Look at the log, move it, mend it.")
+for command in (log_info.info, log.tail, log.export):
+    log_app.command()(command)
+log_app.command("import")(log.import_)
+log_app.command()(log_repair.repair)
+app.add_typer(log_app, name="log")
 
 app.command()(doctor)
 app.command()(instance.migrate)

@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "follow": {"events": 30, "followers": 5},
     "log": {"events": 300},
     "memory": {"events": 300, "jobs": 20},
+    "steady": {"events": 600, "slices": 3},
 }
 
 METRICS = {
@@ -44,6 +45,7 @@ METRICS = {
     },
     "follow": {"follow_p50_ms", "follow_p99_ms", "follow_connections"},
     "log": {"log_read", "log_read_p50_ms", "log_read_p99_ms"},
+    "steady": {"steady_memory", "steady_keys", "steady_events"},
     "memory": {
         "memory_log_event",
         "memory_job_event",

@@ -27,6 +27,17 @@ def test_links_between_the_documents_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_guarantee_names_tests_that_are_there() -> None:
+    page = (DOCS / "guarantees.md").read_text()
+    _, *guarantees = page.split("\n## ")
+    assert len(guarantees) == 12
+    for guarantee in guarantees:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", guarantee)
+        assert named, guarantee
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
 def test_locks_name_no_package_index() -> None:
     for lock in ROOT.glob("locks/*.txt"):
         assert "://" not in lock.read_text()

@@ -4,7 +4,7 @@ KEYS   1 meta   2 log   3 the job's stream   4 runs   5 bell
        6 cmd (any key of the partition when there is no command id)
        and, for an append that queues or ends the job:
        7 builds   8 tenants   9 caps   10 waiting:<tenant>   11 work:high   12 work:normal
-ARGV   1 lineage   2 run id of the server the log was verified on   3 expected version
+ARGV   1 lineage   2 the server it was verified on   3 expected version
        4 tenant   5 project   6 job   7 work class
        8 owner, 9 attempt: of the worker that appends; '' for a command from outside
        10 what the events mean for the job, in words: queued, ready, ended, further (than any
@@ -23,6 +23,7 @@ one write that Redis itself could refuse (the log's entry id) is the first. A ke
 is met by a read before that. Payloads pass through as they are: cjson would turn [] into {} and
 lose large integers.
 ]]
+-- include: seal
 -- include: admission
 local FIXED, PER_EVENT, GROUP = 16, 6, 'generators'
 local count = tonumber(ARGV[16])
@@ -31,11 +32,10 @@ if not (bookkeeping or #KEYS == 6) or not count or #ARGV ~= FIXED + count * PER_
   return redis.error_reply('HEADRACE append: wrong number of keys or arguments')
 end
 
-local meta = redis.call('HMGET', KEYS[1], 'lineage', 'run', 'epoch', 'seq', 'opened')
+local meta = redis.call('HMGET', KEYS[1], 'lineage', 'run', 'epoch', 'seq')
 local epoch, seq = tonumber(meta[3]), tonumber(meta[4])
-if not meta[1] or not epoch or not seq then return {'refused', 'LogMissing'} end
-if meta[1] ~= ARGV[1] then return {'refused', 'LogUnverified', meta[1]} end
-if meta[2] ~= ARGV[2] or not meta[5] then return {'refused', 'RunChanged'} end
+local refusal = unsealed(epoch and seq and meta[1], meta[2])
+if refusal then return refusal end
 
 local hash = ARGV[11]
 if hash ~= '' then
@@ -46,6 +46,12 @@ if hash ~= '' then
     return {'repeated', job, tonumber(version), position}
   end
 end
+
+local job = ARGV[6]
+local run = redis.call('HGET', KEYS[4], job)
+local class, entry, owner, attempt
+if run then class, entry, owner, attempt = string.match(run, '^%S+ (%S+) (%S+) (%S+) (%d+) %d+$') end
+local fenced = ARGV[8] ~= '' and (owner ~= ARGV[8] or attempt ~= ARGV[9])
 
 local expected = tonumber(ARGV[3])
 local newest = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
@@ -59,16 +65,12 @@ if version ~= expected then
     local e, s = string.match(last[2][4], '^(%d+)-(%d+)$')
     return {'ok', expected + count, tonumber(e), tonumber(s)}
   end
-  return {'refused', 'VersionConflict', version}
 end
+-- Behind the twin: a job whose last event is there already has no owner any more.
+if fenced then return {'refused', 'Fenced', owner or '-', attempt or '0'} end
+if version ~= expected then return {'refused', 'VersionConflict', version} end
 
-local tenant, project, job = ARGV[4], ARGV[5], ARGV[6]
-local run = redis.call('HGET', KEYS[4], job)
-local class, entry, owner, attempt
-if run then class, entry, owner, attempt = string.match(run, '^%S+ (%S+) (%S+) (%S+) (%d+) %d+$') end
-if ARGV[8] ~= '' and (owner ~= ARGV[8] or attempt ~= ARGV[9]) then
-  return {'refused', 'Fenced', owner or '-', attempt or '0'}
-end
+local tenant, project = ARGV[4], ARGV[5]
 
 local means = {}
 for word in string.gmatch(ARGV[10], '%a+') do means[word] = true end
@@ -82,18 +84,15 @@ if queued or ended then
   keys = {runs = KEYS[4], tenants = KEYS[8], caps = KEYS[9], waiting = KEYS[10],
     high = KEYS[11], normal = KEYS[12]}
   running, cap = admission_state(keys, tenant, ARGV[14])
-  redis.call('XLEN', keys.high)
-  redis.call('XLEN', keys.normal)
   local waiting = redis.call('ZCARD', keys.waiting)
   if queued and running >= cap and waiting >= tonumber(ARGV[15]) then
     return {'refused', 'TooManyWaiting', ARGV[15]}
   end
-  if queued or ready then
-    local last = redis.call('HGET', KEYS[7], field)
-    if not last then return {'refused', 'NumberUnknown'} end
-    if ready and tonumber(proposed) ~= tonumber(last) + 1 then
-      return {'refused', 'NumberTaken', tonumber(last)}
-    end
+  local last = redis.call('HGET', KEYS[7], field)
+  -- Asked for when a job is queued, so that READY does not have to wait for the archive.
+  if (queued or ready) and not last then return {'refused', 'NumberUnknown'} end
+  if ready and tonumber(proposed) ~= tonumber(last) + 1 then
+    return {'refused', 'NumberTaken', tonumber(last)}
   end
 end
 redis.call('XLEN', KEYS[5])

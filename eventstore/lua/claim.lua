@@ -1,7 +1,7 @@
 --[[ claim: take jobs of one partition that may run now, and fence whoever had them.
 
 KEYS   1 meta   2 runs   3 work:high   4 work:normal
-ARGV   1 lineage   2 run id of the server the log was verified on
+ARGV   1 lineage   2 the server it was verified on
        3 worker   4 how many (free slots)   5 lease in ms
 
 Result {'ok', {job, tenant, project, class, entry id, attempt, deliveries}, ...}
@@ -12,14 +12,19 @@ predecessor can neither append nor report. `high` goes before `normal`, abandone
 No takeover within one lease after the log was opened: idle times went on counting while the server
 was down, and the living have had no chance to send a heartbeat.
 ]]
+-- include: seal
 local GROUP = 'generators'
 if #KEYS ~= 4 or #ARGV ~= 5 then
   return redis.error_reply('HEADRACE claim: wrong number of keys or arguments')
 end
 local meta = redis.call('HMGET', KEYS[1], 'lineage', 'run', 'opened')
-if not meta[1] then return {'refused', 'LogMissing'} end
-if meta[1] ~= ARGV[1] then return {'refused', 'LogUnverified', meta[1]} end
-if meta[2] ~= ARGV[2] or not meta[3] then return {'refused', 'RunChanged'} end
+local refusal = unsealed(meta[1], meta[2])
+if refusal then return refusal end
+
+-- A key of the wrong type is met before anything is written.
+redis.call('HLEN', KEYS[2])
+redis.call('XLEN', KEYS[3])
+redis.call('XLEN', KEYS[4])
 
 local worker, free, lease = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')

@@ -17,6 +17,7 @@ if not run then return 0 end
 local tenant, class, entry, owner, attempt, deliveries =
   string.match(run, '^(%S+) (%S+) (%S+) (%S+) (%d+) (%d+)$')
 if owner ~= ARGV[2] or attempt ~= ARGV[3] then return 0 end
+redis.call('XLEN', KEYS[3])
 local id = redis.call('XADD', KEYS[2], '*', 'job', ARGV[1], 'tenant', tenant, 'project', ARGV[4])
 redis.call('XACK', KEYS[2], 'generators', entry)
 redis.call('XDEL', KEYS[2], entry)

@@ -11,9 +11,9 @@ Atomic: everything. Of two processes that open at once, the second finds the wor
 if #KEYS ~= 1 or #ARGV ~= 5 then
   return redis.error_reply('HEADRACE reopen: wrong number of keys or arguments')
 end
-local meta = redis.call('HMGET', KEYS[1], 'lineage', 'run', 'seq')
+local meta = redis.call('HMGET', KEYS[1], 'lineage', 'run', 'seq', 'epoch')
 if meta[1] ~= ARGV[1] then return 0 end
-if meta[2] == ARGV[4] then return 1 end
+if meta[2] == ARGV[4] and meta[4] == ARGV[5] then return 1 end
 if meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3] then return 0 end
 local time = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'run', ARGV[4], 'epoch', ARGV[5],

@@ -14,7 +14,8 @@ end
 local GROUP = 'generators'
 local removed = 0
 for _, work in ipairs(KEYS) do
-  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', work, GROUP)) do
+  local there = redis.call('EXISTS', work) == 1
+  for _, consumer in ipairs(there and redis.call('XINFO', 'CONSUMERS', work, GROUP) or {}) do
     local about = {}
     for i = 1, #consumer, 2 do about[consumer[i]] = consumer[i + 1] end
     if about.pending == 0 and about.idle >= tonumber(ARGV[1]) then

@@ -1,17 +1,20 @@
 --[[ seed_number: put back the number of a project's newest build, read from archive and log.
 
-KEYS   1 builds
-ARGV   1 when they were read (server time, ms)   2 <tenant>/<project>   3 number
+KEYS   1 meta   2 builds
+ARGV   1 where the log was cut last when they were read, '' if never   2 <tenant>/<project>
+       3 number
 
-Result 1 when it was put there, 0 when somebody else did or the answer is too old (see seed).
+Result the number that is there now, nothing when the log was cut meanwhile: read again
 
-Atomic: the look and the write. While the number is absent no build of the project becomes READY.
+Atomic: the looks and the write. While the number is absent no build of the project becomes READY;
+only a cut takes one away that was put back meanwhile, and ours would then be given out twice.
 ]]
-local GOOD_FOR_MS = 60000
-if #KEYS ~= 1 or #ARGV ~= 3 then
+if #KEYS ~= 2 or #ARGV ~= 3 then
   return redis.error_reply('HEADRACE seed_number: wrong number of keys or arguments')
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if now - tonumber(ARGV[1]) > GOOD_FOR_MS then return 0 end
-return redis.call('HSETNX', KEYS[1], ARGV[2], ARGV[3])
+local number = redis.call('HGET', KEYS[2], ARGV[2])
+if not number and (redis.call('HGET', KEYS[1], 'cut') or '') == ARGV[1] then
+  number = ARGV[3]
+  redis.call('HSET', KEYS[2], ARGV[2], number)
+end
+return number

@@ -32,14 +32,14 @@ class _Replay(Protocol[R]):
 def rebuild() -> None:
     """Fold the whole log into fresh tables and put them in place."""
     with friendly():
-        replayed: Replayed = _on_log(_with_progress(rebuild_tables, "rebuilding"))
+        replayed: Replayed = on_log(_with_progress(rebuild_tables, "rebuilding"))
         out.print(f"Rebuilt {replayed.jobs} jobs from {replayed.events} events.", highlight=False)
 
 
 def verify() -> None:
     """Compare the read model with what its events fold to; exit code 1 when they differ."""
     with friendly():
-        replayed, differences = _on_log(_with_progress(verify_tables, "verifying"))
+        replayed, differences = on_log(_with_progress(verify_tables, "verifying"))
         _show_differences(replayed, differences)
     if differences:
         raise typer.Exit(1)
@@ -55,13 +55,15 @@ def show(
         return await log.store.read_job(JobRef(tenant, job))
 
     with friendly():
-        events = _on_log(read)
+        events = on_log(read)
         if not events:
             raise ApiError(404, f"there is no job {job} of tenant {tenant}")
         out.print(_history(events), soft_wrap=not out.is_terminal)
 
 
-def _on_log(action: Callable[[Log], Awaitable[T]]) -> T:
+def on_log(action: Callable[[Log], Awaitable[T]]) -> T:
+    """What `action` makes of the opened log, of the running instance or of one's own servers."""
+
     async def act() -> T:
         async with opened_log(settings, servers) as log:
             return await action(log)

@@ -16,7 +16,9 @@ _REFRESHES_A_SECOND = 2
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="append, follow, log or memory.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="append, follow, log, memory or steady.", show_default=False)
+    ],
     events: Annotated[
         int | None,
         typer.Option(
@@ -48,6 +50,9 @@ def bench(
 
     memory (100,000 events, 1 min): bytes of an event, a living job and a
     follower.
+
+    steady (1,000,000 events, 8 min): what Redis holds while so many events
+    go through it and are archived, trimmed and expire.
     """
     from benchmarks import BENCHMARKS, Target, show_rows
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from eventstore import (
     Archive,
     EventStoreError,
+    PostgresUnavailable,
     connect_postgres,
     connect_redis,
     postgres_errors,
@@ -132,7 +133,7 @@ class Examination:
         wanted = self.settings.partitions
         parts = await read_partitions(self.redis, max(wanted, len(registered)))
         self.findings += await check_log(
-            self.redis, archive, registered, parts, wanted=wanted, run_id=redis.run_id
+            self.redis, archive, registered, parts, wanted=wanted, server=redis.identity
         )
         folded = await read_checkpoints(self.engine) if postgres.has_tables else {}
         if folded and all(part.lineage is None for part in parts):
@@ -154,14 +155,17 @@ class Examination:
         except TimeoutError:
             self.findings.append(self._unanswered(check, f"no answer within {ANSWER_S:g} s"))
         except _ERRORS as error:
-            self.findings.append(self._unanswered(check, " ".join(str(error).split())))
+            says = " ".join(str(error).split())
+            is_postgres = isinstance(error, PostgresUnavailable)
+            self.findings.append(self._unanswered(check, says, is_postgres=is_postgres))
 
-    def _unanswered(self, check: str, says: str) -> Finding:
-        url = self.servers.database_url if check == "postgres" else self.servers.redis_url
-        variable = "DATABASE_URL" if check == "postgres" else "REDIS_URL"
+    def _unanswered(self, check: str, says: str, *, is_postgres: bool = False) -> Finding:
+        is_postgres = is_postgres or check == "postgres"
+        url = self.servers.database_url if is_postgres else self.servers.redis_url
+        variable = "DATABASE_URL" if is_postgres else "REDIS_URL"
         remedy = f"see that the server at {address(url)} runs and that {variable} is right"
         if self._is_embedded:
-            folder = "postgres" if check == "postgres" else "valkey"
+            folder = "postgres" if is_postgres else "valkey"
             log = self.settings.home / folder / "server.log"
             remedy = f"tail {log}, then start Headrace again"
         return problem(check, says, _WHY.get(check, "This cannot be examined."), remedy)

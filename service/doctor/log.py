@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from eventstore import Archive, LogEntry
 from eventstore.keys import FORMAT, Keys
 from eventstore.register import Registration
+from schemas import Position
 from service.doctor.finding import Finding, Level, count, ok, partitions, problem
 
 
@@ -60,6 +61,12 @@ ANOTHER = Fault(
     "the log in this Redis is not the one that Postgres knows",
     "Headrace does not start: it would mix two histories.",
     _RIGHT_SERVERS,
+)
+SUPERSEDED = Fault(
+    Level.PROBLEM,
+    "the log ends behind the beginning of a newer epoch: another server has superseded this one",
+    "What it took since is known to nobody else. Headrace does not start on it.",
+    _REPAIR,
 )
 SHORT = Fault(
     Level.PROBLEM,
@@ -153,7 +160,7 @@ async def check_log(
     parts: Sequence[RedisPart],
     *,
     wanted: int,
-    run_id: str,
+    server: str,
 ) -> list[Finding]:
     """Everything about the log; `wanted` is the number of partitions in the settings."""
     known = {registration.partition: registration for registration in registered}
@@ -184,7 +191,7 @@ async def check_log(
             for fault, which in faults.items()
         ]
     says = f"{count(len(parts), 'partition')}, {count(sum(part.seq for part in parts), 'event')}"
-    if any(part.run != run_id for part in parts):
+    if any(part.run != server for part in parts):
         says += "; verified anew at the next start"
     return [ok("log", says)]
 
@@ -205,6 +212,8 @@ def judge_partition(
         return OTHER_FORMAT
     if archived_seq > part.seq:
         return SHORT
+    if not registered.rightful(Position(part.partition, part.epoch, part.seq)):
+        return SUPERSEDED
     # A log that is archived to its end may be empty.
     if part.seq != (archived_seq if part.last_seq is None else part.last_seq):
         return TORN

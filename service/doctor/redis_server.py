@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from eventstore.connection import server_id
 from service.doctor.finding import Finding, address, count, ok, problem, size, unknown, warning
 
 CHECKS = ("redis", "eviction", "role", "durability", "replicas", "memory", "disk")
@@ -47,9 +48,9 @@ class RedisServer:
     config: Mapping[str, str]
 
     @property
-    def run_id(self) -> str:
-        """Changes with each start of the server."""
-        return str(self.info.get("run_id"))
+    def identity(self) -> str:
+        """Changes with each start of the server, and with each time that it becomes a primary."""
+        return server_id(self.info)
 
     def number(self, name: str) -> int:
         """A number of INFO, 0 where it is not told."""

@@ -125,6 +125,8 @@ async def answering(folder: Path, *answers: bytes) -> AsyncIterator[tuple[str, l
     ):
         tasks.start_soon(listener.serve, serve)
         yield f"unix://{folder / 'answering.sock'}", said
+        # A client that has just closed its end is noticed before, and not while, all is cancelled.
+        await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
 
 

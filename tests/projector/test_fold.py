@@ -1,6 +1,5 @@
 """From events to a row, without a server."""
 
-
 import pytest
 from hypothesis import given
 

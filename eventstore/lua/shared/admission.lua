@@ -6,8 +6,13 @@ have a work entry, claimed or not. Of those that wait, `high` goes before `norma
 ]]
 local MOST_AT_ONCE, NORMAL_AFTER_HIGH = 1000, 1125899906842624  -- 2^50: more than any log's seq
 
--- How many jobs of the tenant run, and how many may.
+-- How many jobs of the tenant run, and how many may. Reads every key that `wait` and `admit` write,
+-- so that one of the wrong type is met before anything is written.
 local function admission_state(keys, tenant, default_cap)
+  redis.call('HLEN', keys.runs)
+  redis.call('ZCARD', keys.waiting)
+  redis.call('XLEN', keys.high)
+  redis.call('XLEN', keys.normal)
   local running = tonumber(redis.call('HGET', keys.tenants, tenant) or '0')
   return running, tonumber(redis.call('HGET', keys.caps, tenant) or default_cap)
 end
@@ -24,16 +29,19 @@ local function admit(keys, tenant, running, cap)
     local member = redis.call('ZPOPMIN', keys.waiting)[1]
     if not member then break end
     local job, project, class = string.match(member, '^(%S+) (%S+) (%S+)$')
-    local entry = redis.call('XADD', keys[class], '*', 'job', job, 'tenant', tenant,
-      'project', project)
-    local attempt, deliveries = string.match(redis.call('HGET', keys.runs, job), '(%d+) (%d+)$')
-    redis.call('HSET', keys.runs, job,
-      table.concat({tenant, class, entry, '-', attempt, deliveries}, ' '))
-    running, admitted = running + 1, admitted + 1
+    local run = redis.call('HGET', keys.runs, job)
+    if run then
+      local attempt, deliveries = string.match(run, '(%d+) (%d+)$')
+      local entry = redis.call('XADD', keys[class], '*', 'job', job, 'tenant', tenant,
+        'project', project)
+      redis.call('HSET', keys.runs, job,
+        table.concat({tenant, class, entry, '-', attempt, deliveries}, ' '))
+      running, admitted = running + 1, admitted + 1
+    end
   end
   if running <= 0 and redis.call('EXISTS', keys.waiting) == 0 then
     redis.call('HDEL', keys.tenants, tenant)
-  else
+  elseif redis.call('HGET', keys.tenants, tenant) ~= tostring(running) then
     redis.call('HSET', keys.tenants, tenant, running)
   end
   return admitted
