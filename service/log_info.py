@@ -72,10 +72,20 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A consumer of the work streams: how many jobs it holds, and for how long it was silent."""
+
+    name: str
+    holds: int
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class LogInfo:
     """The whole log; no partitions before it is made."""
 
     partitions: tuple[PartitionInfo, ...]
+    workers: tuple[WorkerInfo, ...] = ()
 
     @property
     def totals(self) -> Totals:
@@ -107,7 +117,9 @@ def _together(works: Sequence[WorkInfo]) -> WorkInfo:
 async def look(redis: Redis, archive: Archive) -> LogInfo:
     """The log now. Raises `RedisUnavailable`, `PostgresUnavailable`."""
     registered = await archive.register.all()
-    return LogInfo(tuple([await _partition(redis, archive, one) for one in registered]))
+    parts = tuple([await _partition(redis, archive, one) for one in registered])
+    made = [part.partition for part in parts if part.state == "open"]
+    return LogInfo(parts, await _workers(redis, made))
 
 
 async def _partition(redis: Redis, archive: Archive, registered: Registration) -> PartitionInfo:
@@ -172,9 +184,27 @@ async def _work(redis: Redis, work: str) -> WorkInfo:
     with redis_errors():
         entries = int(await redis.xlen(work))
         groups: Any = await redis.xinfo_groups(work)
-    group = next(one for one in groups if one["name"].decode() == GROUP)
-    claimed = int(group["pending"])
-    return WorkInfo(entries, claimed, entries - claimed, int(group["consumers"]))
+    for group in groups:
+        if group["name"].decode() == GROUP:
+            claimed = int(group["pending"])
+            return WorkInfo(entries, claimed, entries - claimed, int(group["consumers"]))
+    return WorkInfo(entries, 0, entries, 0)
+
+
+async def _workers(redis: Redis, partitions: Sequence[int]) -> tuple[WorkerInfo, ...]:
+    """Every worker that a partition knows: all the jobs it holds, and when it was last heard of."""
+    holds: dict[str, int] = {}
+    silent_s: dict[str, float] = {}
+    for keys in map(Keys, partitions):
+        for work in (keys.work("high"), keys.work("normal")):
+            with redis_errors():
+                groups: Any = await redis.xinfo_groups(work)
+                known: Any = await redis.xinfo_consumers(work, GROUP) if groups else []
+            for consumer in known:
+                name, idle_s = consumer["name"].decode(), round(consumer["idle"] / 1000, 1)
+                holds[name] = holds.get(name, 0) + int(consumer["pending"])
+                silent_s[name] = min(silent_s.get(name, idle_s), idle_s)
+    return tuple(WorkerInfo(name, holds[name], silent_s[name]) for name in sorted(holds))
 
 
 async def _waiting(redis: Redis, keys: Keys) -> int:

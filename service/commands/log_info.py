@@ -55,6 +55,9 @@ def info(
             run_until_interrupted(lambda: act(servers))
 
 
+_WORDS = ("LINEAGE", "WORKER")
+
+
 def _show_info(found: LogInfo, *, as_json: bool) -> None:
     if as_json:
         print_json(found.to_dict())
@@ -81,13 +84,18 @@ def _info(found: LogInfo) -> Group | str:
     )
     work.add_section()
     work.add_row("all", *_work_cells(totals))
-    return Group(events, "", work)
+    if not found.workers:
+        return Group(events, "", work)
+    workers = _table("WORKER", "HOLDS", "SILENT")
+    for worker in found.workers:
+        workers.add_row(worker.name, str(worker.holds), f"{worker.silent_s:.0f} s")
+    return Group(events, "", work, "", workers)
 
 
 def _table(*titles: str) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for title in titles:
-        table.add_column(title, justify="left" if title == "LINEAGE" else "right", no_wrap=True)
+        table.add_column(title, justify="left" if title in _WORDS else "right", no_wrap=True)
     return table
 
 

@@ -448,10 +448,10 @@ async def test_redis_does_not_grow_with_the_events_that_went_through_it(
         }
 
     warm = await jobs(300)
-    end = await jobs(1_400)
-    assert (await store.log_end(OURS)).seq == 1_700 * len(build()) > 20_000
+    end = await jobs(500)
+    assert (await store.log_end(OURS)).seq == 800 * len(build())
     assert max(warm.pop("bells"), end.pop("bells")) < 1_200
     assert end == pytest.approx(warm, rel=0.1, abs=5)
     async with engine.connect() as connection:
         archived = await connection.exec_driver_sql("SELECT count(*) FROM headrace.events")
-        assert archived.scalar_one() == 1_700 * len(build())
+        assert archived.scalar_one() == 800 * len(build())

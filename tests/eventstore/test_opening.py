@@ -1,5 +1,6 @@
 """Opening a log: every row of the table in `verification.py`, and openers that meet."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -29,6 +30,7 @@ from tests.projector.contents import contents, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write
 
 OURS = ONE_PER_PARTITION.index(TENANT)
+OPENINGS = int(os.environ.get("HEADRACE_OPENINGS", "25"))
 META, LOG = f"hr:{{{OURS}}}:meta", f"hr:{{{OURS}}}:log"
 LINEAGE = "018f0000-0000-7000-8000-00000000000a"
 
@@ -526,7 +528,7 @@ async def test_opening_beside_writers_and_a_housekeeper_raises_no_false_alarm(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(writes)
         tasks.start_soon(archives_and_trims)
-        for _ in range(200):
+        for _ in range(OPENINGS):
             await open_log(redis, archive, partitions=PARTITIONS)
         tasks.cancel_scope.cancel()
     await redis.aclose()
