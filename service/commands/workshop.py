@@ -76,7 +76,8 @@ def test(context: typer.Context) -> None:
         "ruff format": [*python, "ruff", "format", "--check", "--quiet", "."],
         "mypy": [*python, "mypy"],
         "import-linter": [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
-        "pytest": [*python, "pytest"],
+        # A file stays in one process: its tests share servers and instances.
+        "pytest": [*python, "pytest", "--numprocesses", "auto", "--dist", "loadfile"],
     }
     if context.args:
         steps = {"pytest": [*python, "pytest", *context.args]}

@@ -295,10 +295,10 @@ async def test_nothing_changes_when_this_is_not_the_log_that_was_opened(
 async def test_nothing_changes_when_the_log_was_elsewhere_meanwhile_and_cannot_be_verified(
     script: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(self: Verification, refused: str | None = None) -> None:
+    async def refuse(self: Verification, refused: str) -> None:
         raise LogUnverified(0, "it has lost events")
 
-    monkeypatch.setattr(Verification, "verify_again", refuse)
+    monkeypatch.setattr(Verification, "renew", refuse)
     await scene.redis.hset(scene.keys.meta, "run", "elsewhere")
     before = await everything(scene.redis)
     with pytest.raises(LogUnverified, match="it has lost events"):

@@ -9,7 +9,7 @@ local function unsealed(lineage, server)
   if not lineage then return {'refused', 'LogMissing'} end
   if lineage ~= ARGV[1] then return {'refused', 'LogUnverified', lineage} end
   local now = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-  if server ~= ARGV[2] or string.match(server, '%x+$') ~= now then
+  if server ~= ARGV[2] or string.match(server, '%x+$') ~= string.sub(now, 1, 20) then
     return {'refused', 'RunChanged'}
   end
 end
