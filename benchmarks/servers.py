@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from eventstore import Archive, EventStore, connect_postgres, connect_redis, open_log
+from service.collector import settle
 from service.commands.terminal import run
 from service.embedded import Servers, embedded_servers
 from service.errors import SettingsInvalid
@@ -45,6 +46,7 @@ class Target:
 
         async def measured() -> T:
             async with _store(servers) as store:
+                settle()  # as an instance does
                 return await action(store, servers)
 
         with self.servers() as servers:

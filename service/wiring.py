@@ -33,6 +33,7 @@ from generator import (
 )
 from projector import Projector
 from service.api import Parts, create_api
+from service.collector import settle
 from service.embedded import (
     Servers,
     are_embedded,
@@ -160,6 +161,7 @@ async def running(
                     working.start_soon(Projector(log.store, log.engine).run, log.hub)
                     working.start_soon(worker.run)
                     working.start_soon(housekeeper.run)
+                    settle()
                     with announced(settings.instance_file, instance):
                         yield instance, log
                     working.cancel_scope.cancel()
