@@ -51,7 +51,7 @@ def bench(
     memory (100,000 events, 1 min): bytes of an event, a living job and a
     follower.
 
-    steady (1,000,000 events, 8 min): what Redis holds while so many events
+    steady (1,000,000 events, 6 min): what Redis holds while so many events
     go through it and are archived, trimmed and expire.
     """
     from benchmarks import BENCHMARKS, Target, show_rows
