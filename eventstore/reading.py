@@ -26,16 +26,10 @@ async def stream_end(redis: Redis, key: str) -> str | None:
     return newest[0][0].decode() if newest else None
 
 
-async def stream_edge(
-    redis: Redis, key: str, *, after: str | None = None, last: bool = False
-) -> str | None:
-    """The id of a stream's first entry, of the first behind `after`, or of the last."""
+async def stream_edge(redis: Redis, key: str, *, after: str | None = None) -> str | None:
+    """The id of a stream's first entry, or of the first behind `after`."""
     with redis_errors():
-        found: Any = await (
-            redis.xrevrange(key, count=1)
-            if last
-            else redis.xrange(key, f"({after}" if after else "-", count=1)
-        )
+        found: Any = await redis.xrange(key, f"({after}" if after else "-", count=1)
     return found[0][0].decode() if found else None
 
 

@@ -49,7 +49,7 @@ from eventstore.errors import (
     ServerUnsuitable,
 )
 from eventstore.keys import FORMAT, Keys
-from eventstore.reading import hash_fields, stream_edge, stream_exact
+from eventstore.reading import hash_fields, stream_edge, stream_end, stream_exact
 from eventstore.register import Epoch, Registration
 from eventstore.scripts import Scripts
 from schemas import Position
@@ -291,7 +291,7 @@ async def compare(redis: Redis, archive: Archive, keys: Keys, end: Position) -> 
             f"it ends at {end.entry_id}, its archive at {known.entry_id}: Redis has lost events",
             _REPAIR,
         )
-    first, last = await stream_edge(redis, keys.log), await stream_edge(redis, keys.log, last=True)
+    first, last = await stream_edge(redis, keys.log), await stream_end(redis, keys.log)
     if first is None or last is None:
         if end.seq > known.seq:
             raise LogUnverified(

@@ -1,6 +1,6 @@
 """Whether the log in Redis is the one that Postgres knows, and whole.
 
-The same cases as in `eventstore/opening.py`, looked at without opening anything.
+The same cases as in `eventstore/verification.py`, looked at without opening anything.
 """
 
 from collections import defaultdict
