@@ -24,6 +24,8 @@ from schemas.events import PhaseStarted
 from service.embedded import Servers
 
 EVENTS = 1_000_000
+SMALL = 10_000
+"""The size of log that growth is measured from, or a hundredth of `events` if that is less."""
 ROUND = 250
 """A round writes so small a part of `events`: 4,000 of a million."""
 
@@ -61,9 +63,9 @@ def bench_append(target: Target, say: Say = silent, *, events: int = EVENTS) -> 
       connection of the store's pool instead, as in every process of Headrace: each may be refused,
       and is acknowledged, by itself.
     - append_batched: eight events an append, beside pipelines of eight: events to events.
-    - append_growth: sixteen callers on a log of `events`, beside the same on a log of a hundredth
-      of that; append_growth_tenth in between. Whole builds fill it. A rewrite of the AOF, which the
-      fill sets off, is waited for.
+    - append_growth: sixteen callers on a log of `events`, beside the same on a log of ten thousand
+      (at most a hundredth); append_growth_tenth in between. Whole builds fill it. A rewrite of the
+      AOF, which the fill sets off, is waited for.
     """
     return target.measure(partial(_measure, events, say))
 
@@ -93,7 +95,7 @@ async def _growth(store: EventStore, events: int, in_a_round: int, say: Say) -> 
             rounds.append(await append_round(store, CONCURRENT, in_a_round))
         return round(median(one.events_per_s for one in rounds), 3)
 
-    first = events // 100
+    first = min(events // 100, SMALL)
     small, tenth, whole = [await rate_with(size) for size in (first, events // 10, events)]
     beside = f"with {first:,} events"
     return [
