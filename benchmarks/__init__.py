@@ -6,6 +6,8 @@ from benchmarks.append import bench_append
 from benchmarks.follow import bench_follow
 from benchmarks.log import bench_log
 from benchmarks.memory import bench_memory
+from benchmarks.project import bench_project
+from benchmarks.replay import bench_replay
 from benchmarks.rows import Row, Say, show_rows
 from benchmarks.servers import Target
 from benchmarks.steady import bench_steady
@@ -23,6 +25,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "follow": bench_follow,
     "log": bench_log,
     "memory": bench_memory,
+    "project": bench_project,
+    "replay": bench_replay,
     "steady": bench_steady,
 }
 

@@ -5,9 +5,9 @@ The tenants are so many that every partition has some, as in an installation tha
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import anyio
+from uuid6 import uuid7
 
 from benchmarks.rows import Say
 from eventstore import EventStore
@@ -32,12 +32,12 @@ _MANIFEST = "6f1ed002ab5595859014ebf0951522d9e3d7cf9a5b7b0c1d2e3f405162738495"
 
 def new_event(payload: Known) -> NewEvent:
     """An event of now."""
-    return NewEvent(id=str(uuid4()), time=datetime.now(UTC), payload=payload)
+    return NewEvent(id=str(uuid7()), time=datetime.now(UTC), payload=payload)
 
 
 async def queue_job(store: EventStore, tenant: str) -> JobRef:
     """A new job, at version 1."""
-    ref = JobRef(tenant, str(uuid4()))
+    ref = JobRef(tenant, str(uuid7()))
     goal = "a todo list for two people, with a done button"
     queued = JobQueued(tenant=tenant, user_id="u", project_id=PROJECT, goal=goal)
     await store.append(ref, PROJECT, [new_event(queued)], expected_version=0)
@@ -72,7 +72,7 @@ async def fill(store: EventStore, events: int, say: Say) -> None:
             await store.append(
                 ref,
                 PROJECT,
-                [new_event(payload) for payload in _from_start_to_ready(number)],
+                [new_event(payload) for payload in from_start_to_ready(number)],
                 expected_version=1,
                 build_number=number,
             )
@@ -89,7 +89,8 @@ async def held(store: EventStore) -> int:
     return sum([(await store.log_end(number)).seq for number in range(store.partitions)])
 
 
-def _from_start_to_ready(number: int) -> Sequence[Known]:
+def from_start_to_ready(number: int) -> Sequence[Known]:
+    """What happens to a queued job until it is build `number`."""
     phases: list[Known] = []
     for phase in Phase:
         phases += [

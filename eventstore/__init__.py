@@ -6,7 +6,9 @@ from eventstore.entries import LogEntry
 from eventstore.errors import (
     CommandIdReused,
     EventStoreError,
+    ExportInterrupted,
     Fenced,
+    ImportRefused,
     LogDamaged,
     LogMissing,
     LogUnverified,
@@ -14,6 +16,7 @@ from eventstore.errors import (
     PayloadRefused,
     PostgresUnavailable,
     RedisUnavailable,
+    RepairRefused,
     ServerUnsuitable,
     TooManyWaiting,
     VersionConflict,
@@ -33,12 +36,10 @@ from eventstore.handling import CommandHandler, Handled, patiently
 from eventstore.housekeeping import Housekeeper
 from eventstore.hub import Hub, Waker
 from eventstore.opening import open_log
-from eventstore.repair import Fault, Repair, Repaired, RepairRefused
+from eventstore.repair import Fault, Repair, Repaired
 from eventstore.salvage import Found
 from eventstore.store import TENANT_CAP, Appended, CommandId, EventStore
 from eventstore.transfer import (
-    ExportInterrupted,
-    ImportRefused,
     check_export,
     event_line,
     export_log,

@@ -11,6 +11,7 @@ from eventstore.entries import LogEntry
 from eventstore.register import Register
 from eventstore.tables import events_table
 from schemas import Position, RecordedEvent, decode
+from schemas.envelope import Decode
 from schemas.events import JobReady
 
 
@@ -21,15 +22,17 @@ class Archive:
         self.register = Register(engine)
         self._engine = engine
 
-    async def read_job(self, tenant: str, job: str) -> list[RecordedEvent]:
+    async def read_job(
+        self, tenant: str, job: str, *, decode: Decode | None = None
+    ) -> list[RecordedEvent]:
         """The archived events of a job in order, maybe none. Raises `PostgresUnavailable`."""
         table = events_table
         found = await self._rows(
             select(table)
             .where(table.c.job == job, table.c.tenant == tenant)
-            .order_by(table.c.version)
+            .order_by(table.c.epoch, table.c.seq)
         )
-        return [recorded(row._asdict()) for row in found]
+        return [recorded(row._asdict(), decode) for row in found]
 
     async def newest_of_job(self, tenant: str, job: str) -> LogEntry | None:
         """The newest archived event of a job."""
@@ -37,7 +40,7 @@ class Archive:
         found = await self._rows(
             select(table)
             .where(table.c.job == job, table.c.tenant == tenant)
-            .order_by(table.c.version.desc())
+            .order_by(table.c.epoch.desc(), table.c.seq.desc())
             .limit(1)
         )
         return _entry(found[0]) if found else None
@@ -113,7 +116,7 @@ class Archive:
             return list((await connection.execute(query)).all())
 
 
-def recorded(row: Mapping[str, Any]) -> RecordedEvent:
+def recorded(row: Mapping[str, Any], decoding: Decode | None = None) -> RecordedEvent:
     """The event in a row of `events`."""
     return RecordedEvent(
         id=row["id"],
@@ -126,7 +129,7 @@ def recorded(row: Mapping[str, Any]) -> RecordedEvent:
         cause=row["cause"],
         trace=row["trace"],
         data=row["data"],
-        payload=decode(row["type"], row["data"]),
+        payload=(decoding or decode)(row["type"], row["data"]),
     )
 
 

@@ -31,6 +31,7 @@ from eventstore.errors import (
 
 COMMAND_TIMEOUT_S = 5.0
 ASK_S = 5.0
+STATEMENT_S = 60.0
 _REFUSALS = frozenset(
     {"NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOPERM", "NOGROUP", "BUSY"}
 )
@@ -120,7 +121,9 @@ def connect_redis(
     return Redis.from_pool(pool)
 
 
-def connect_postgres(url: str, *, pool_size: int = 5) -> AsyncEngine:
+def connect_postgres(
+    url: str, *, pool_size: int = 5, command_timeout_s: float = STATEMENT_S
+) -> AsyncEngine:
     """An engine for `url`, the form every Postgres client takes (`postgresql://…`)."""
     scheme, _, rest = url.partition("://")
     if scheme in ("postgres", "postgresql"):
@@ -133,7 +136,7 @@ def connect_postgres(url: str, *, pool_size: int = 5) -> AsyncEngine:
         hide_parameters=True,  # goals and payloads have no business in an error's text
         connect_args={
             "timeout": COMMAND_TIMEOUT_S,
-            "command_timeout": 60,
+            "command_timeout": command_timeout_s,
             # A role that is called like our schema would otherwise find its tables there first.
             "server_settings": {"search_path": "public", "application_name": "headrace"},
         },

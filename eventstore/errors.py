@@ -12,7 +12,10 @@ EventStoreError
 ├── LogDamaged            a key of the log holds what it cannot hold
 ├── ServerUnsuitable      the server's settings would lose events
 ├── RedisUnavailable      the log's server does not answer
-└── PostgresUnavailable   the archive's server does not answer
+├── PostgresUnavailable   the archive's server does not answer
+├── ExportInterrupted     the log was repaired while it was exported
+├── ImportRefused         an export that is not whole, or a log that is not empty
+└── RepairRefused         a repair that would do more harm than good
 """
 
 
@@ -120,3 +123,15 @@ class RedisUnavailable(EventStoreError):
 
 class PostgresUnavailable(EventStoreError):
     """Postgres does not answer. Try again later."""
+
+
+class ExportInterrupted(EventStoreError):
+    """The log was repaired while it was exported. Export it again."""
+
+
+class ImportRefused(EventStoreError):
+    """The export is not whole, or the log not empty. The message says what to do."""
+
+
+class RepairRefused(EventStoreError):
+    """A repair would destroy what is worth more than what it mends. Nothing was changed."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from eventstore.entries import LogEntry
 from eventstore.errors import LogUnverified
 from eventstore.hub import Hub
-from eventstore.reading import Fields, stream_end, stream_range
+from eventstore.reading import Fields, stream_behind
 from eventstore.store import EventStore
 from schemas import JobRef, Position, RecordedEvent, from_fields
 
@@ -40,7 +40,7 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The history is shorter than what the follower has seen: a lost end was repaired.
+    """The history is not the one that the follower has seen: a lost end was repaired.
 
     Forget everything behind `after`; what comes next is the history from there. Of a job it is the
     whole history, of a log the part behind `after`, a position (None: all of it).
@@ -68,36 +68,40 @@ async def follow(hub: Hub, ref: JobRef, after: str = START) -> AsyncGenerator[Jo
     Events come at least once under a stable id. Raises `RedisUnavailable`, `PostgresUnavailable`;
     follow again after the last id received.
     """
-    last = after
+    last, last_event = after, ""
     with hub.listen_job(ref.job) as waker:
         while True:
-            entries = await _job_entries(hub, ref, last)
+            entries = await _job_entries(hub, ref, last, last_event)
             for entry in entries:
                 yield entry
                 last = entry.id
+                if not isinstance(entry, ProgressLine):
+                    last_event = entry.event.id if isinstance(entry, JobEvent) else ""
             if len(entries) < _BATCH and not (entries and isinstance(entries[-1], Reset)):
                 await waker.wait(LOOK_AGAIN_S)
 
 
-async def _job_entries(hub: Hub, ref: JobRef, last: str) -> Sequence[JobEntry]:
+async def _job_entries(hub: Hub, ref: JobRef, last: str, last_event: str) -> Sequence[JobEntry]:
     """The next entries behind `last`, maybe none. The first event among them is the next one.
 
+    `last_event`: the id of the last event, '' where the follower knows no more than its version.
     Fewer than a batch are all there were, unless the history begins anew.
     """
     store, seen = hub.store, _version(last)
     key = store.keys(ref.tenant).job(ref.job)
     async with hub.looking:
-        found = await stream_range(store.redis, key, after=last, count=_BATCH)
-        if found and _continues(seen, found[0]):
-            return [_entry(entry_id, fields) for entry_id, fields in found]
-        if not found:
-            newest = await stream_end(store.redis, key)
-            if newest is not None and _version(newest) == seen:
+        # The last event is looked at behind what comes next: of a history that is made anew
+        # meanwhile it is seen to be another one.
+        found, there = await stream_behind(store.redis, key, last, count=_BATCH, at=f"{seen}-0")
+        if not last_event or (there and there[b"id"].decode() == last_event):
+            if found and _continues(seen, found[0]):
+                return [_entry(entry_id, fields) for entry_id, fields in found]
+            if there and not found:
                 return []
         # The stream has expired, or was put back with its newest event alone, or is shorter than
-        # what the follower has.
+        # what the follower has, or another one.
         history = await store.read_job(ref)
-    if (history[-1].version if history else 0) < seen:
+    if len(history) < seen or (last_event and history[seen - 1].id != last_event):
         return [Reset()]
     return [JobEvent(event.stream_id, event) for event in history if event.version > seen]
 

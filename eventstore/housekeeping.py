@@ -9,12 +9,14 @@ from typing import Any
 
 import anyio
 import structlog
+from asyncpg import PostgresError
+from sqlalchemy.exc import SQLAlchemyError
 
 from eventstore.errors import EventStoreError
 from eventstore.keys import Keys
 from eventstore.reading import Fields, stream_length, stream_range
 from eventstore.scripts import refusal
-from eventstore.store import EventStore
+from eventstore.store import LEAST_STREAM_LIFE_S, EventStore
 from schemas import Position
 
 EVERY_S = 10.0
@@ -31,7 +33,8 @@ class Housekeeper:
 
     What is archived is kept in Redis for `keep_s` (at least as far as Postgres may be set back by a
     restore: the log must still reach back to it), but no more than `keep_events` a partition. The
-    stream of a job that has ended lives for `stream_life_s` after its last event was trimmed.
+    stream of a job that has ended lives for `stream_life_s` after its last event was trimmed, a
+    minute at least.
     """
 
     def __init__(
@@ -44,6 +47,11 @@ class Housekeeper:
         stream_life_s: float = STREAM_LIFE_S,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        if stream_life_s < LEAST_STREAM_LIFE_S:
+            raise ValueError(
+                f"stream_life_s is {stream_life_s:g}, and must be {LEAST_STREAM_LIFE_S:g} or more: "
+                "for so long an answer of the archive is taken to hold"
+            )
         self._store = store
         self._keep = timedelta(seconds=keep_s)
         self._keep_events = keep_events
@@ -59,6 +67,10 @@ class Housekeeper:
                     await self.keep(partition)
                 except EventStoreError as error:
                     log.warning("housekeeping_waits", partition=partition, error=str(error))
+                    await anyio.sleep(_PAUSE_AFTER_FAULT_S)
+                except (SQLAlchemyError, PostgresError) as error:
+                    # Nothing of it is trimmed until somebody looks; the others go on.
+                    log.error("housekeeping_stuck", partition=partition, exc_info=error)
                     await anyio.sleep(_PAUSE_AFTER_FAULT_S)
             await anyio.sleep(EVERY_S)
 
@@ -81,7 +93,7 @@ class Housekeeper:
             entries = await stream_range(self._store.redis, keys.log, count=_BATCH)
             old: list[tuple[Position, Fields]] = []
             for number, (entry_id, fields) in enumerate(entries):
-                position = Position.parse(f"{partition}:{entry_id}")
+                position = Position.at(partition, entry_id)
                 if position > archived or not (number < surplus or self._is_old(fields)):
                     break
                 old.append((position, fields))

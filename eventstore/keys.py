@@ -62,6 +62,19 @@ class Keys:
         """Stream of jobs that may run now; consumer group `generators`."""
         return f"hr:{{{self.partition}}}:work:{work_class}"
 
+    def admission(self, tenant: str) -> list[str]:
+        """What a script is given that lets jobs of a tenant in, in this order."""
+        return [
+            self.meta,
+            self.runs,
+            self.bell,
+            self.tenants,
+            self.caps,
+            self.waiting(tenant),
+            self.work("high"),
+            self.work("normal"),
+        ]
+
     def command(self, tenant: str, command_id: str) -> str:
         """String: request hash and result of an external command, for 24 hours."""
         return f"hr:{{{self.partition}}}:cmd:{tenant}:{command_id}"

@@ -19,6 +19,19 @@ async def stream_range(
     return [(entry_id.decode(), fields) for entry_id, fields in found]
 
 
+async def stream_behind(
+    redis: Redis, key: str, after: str, *, count: int, at: str
+) -> tuple[list[StreamEntry], Fields | None]:
+    """Entries behind id `after`, and then the fields of the one with id `at`; one trip."""
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.xrange(key, f"({after}", count=count)
+    pipeline.xrange(key, at, at)
+    with redis_errors():
+        found: Any = await pipeline.execute()
+    entries, exact = found
+    return [(one.decode(), fields) for one, fields in entries], exact[0][1] if exact else None
+
+
 async def stream_end(redis: Redis, key: str) -> str | None:
     """The id of a stream's newest entry."""
     with redis_errors():

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore.archive import Archive
 from eventstore.connection import postgres_errors, redis_errors
-from eventstore.errors import EventStoreError, LogUnverified
+from eventstore.errors import LogUnverified, RepairRefused
 from eventstore.handling import CommandHandler
 from eventstore.keys import FORMAT, Keys
 from eventstore.opening import open_log
@@ -57,10 +57,6 @@ _RESTORE = (
 )
 
 log = structlog.get_logger()
-
-
-class RepairRefused(EventStoreError):
-    """A repair would destroy what is worth more than what it mends. Nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +167,7 @@ class Repair:
         archived = await self._archive.end(keys.partition)
         first = await stream_edge(self._redis, keys.log)
         known = archived.seq if archived else 0
-        if first and (begin := _position(keys, first)).seq > known + 1:
+        if first and (begin := Position.at(keys.partition, first)).seq > known + 1:
             ends = f"its archive ends at {archived}" if archived else "its archive is empty"
             raise RepairRefused(
                 f"the log of partition {keys.partition} begins at {begin}, and {ends}: {_RESTORE}"
@@ -275,7 +271,7 @@ class Repair:
         return max(
             registered.newest.number,
             int(epoch or 0),
-            _position(keys, last).epoch if last else 0,
+            Position.at(keys.partition, last).epoch if last else 0,
             archived.epoch if archived else 0,
         )
 
@@ -346,10 +342,6 @@ class Repair:
         with postgres_errors():
             async with self._engine.connect() as connection:
                 return list((await connection.execute(query)).all())
-
-
-def _position(keys: Keys, entry_id: str) -> Position:
-    return Position.parse(f"{keys.partition}:{entry_id}")
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterable[Any]:

@@ -61,9 +61,10 @@ class Salvage:
                 file.write(_saved(keys, entry_id, fields, archived=archived))
 
         async for batch in log_batches(self._redis, keys):
-            ids = await self._archived_at([_position(keys, entry_id) for entry_id, _ in batch])
-            for entry_id, fields in batch:
-                archived = ids.get(_position(keys, entry_id)) == _text(fields.get(b"id", b""))
+            places = [Position.at(keys.partition, entry_id) for entry_id, _ in batch]
+            ids = await self._archived_at(places)
+            for place, (entry_id, fields) in zip(places, batch, strict=True):
+                archived = ids.get(place) == _text(fields.get(b"id", b""))
                 take(entry_id, fields, archived=archived)
             self._tell(f"saving the log of partition {keys.partition}", found.events, total)
         streams = 0
@@ -135,10 +136,6 @@ async def scanned(redis: Redis, pattern: str) -> AsyncIterator[list[str]]:
             yield [name.decode() for name in names]
 
 
-def _position(keys: Keys, entry_id: str) -> Position:
-    return Position.parse(f"{keys.partition}:{entry_id}")
-
-
 def _text(value: bytes) -> str:
     return value.decode(errors="backslashreplace")
 
@@ -146,7 +143,7 @@ def _text(value: bytes) -> str:
 def _saved(keys: Keys, entry_id: str, fields: Fields, *, archived: bool) -> bytes:
     """An event as in an export; as its bare fields where it cannot be read."""
     try:
-        entry = LogEntry(_position(keys, entry_id), from_fields(fields))
+        entry = LogEntry(Position.at(keys.partition, entry_id), from_fields(fields))
         return event_line(entry, archived=archived)
     except (SchemaError, ValueError):
         bare = {_text(name): _text(value) for name, value in fields.items()}

@@ -2,10 +2,12 @@
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from redis.asyncio import Redis
 
@@ -32,12 +34,14 @@ from schemas import (
     NewEvent,
     Position,
     RecordedEvent,
+    decode,
     entry_fields,
     format_time,
     from_fields,
     gets_further,
     partition_of,
 )
+from schemas.envelope import Decode
 from schemas.events import JobCancelled, JobFailed, JobQueued, JobReady
 
 COMMAND_LIFE_MS = 24 * 60 * 60 * 1000
@@ -48,6 +52,9 @@ MAX_WAITING = 10_000
 TENANT_CAP = 4
 READ_BATCH = 500
 SEED_TRIES = 10
+LEAST_STREAM_LIFE_S = 60.0
+"""No stream of a job is gone sooner after its last event: `lua/seed.lua` trusts in that."""
+FRESH_S = LEAST_STREAM_LIFE_S / 2  # the other half is for clocks that disagree
 
 # What an append says to the script about its events.
 _MEANING: Mapping[str, tuple[type, ...]] = {
@@ -129,8 +136,9 @@ class EventStore:
         command gives the first result, also when it appended nothing (`events` empty). A JobReady
         needs `build_number`. Raises `VersionConflict`, `Fenced`, `CommandIdReused`,
         `NumberTaken`, `TooManyWaiting`, `PayloadRefused`, `LogMissing`, `LogUnverified`,
-        `LogDamaged`, `RedisUnavailable`; nothing was written then, except that after
-        `RedisUnavailable` it may have been, and the same call may be made again.
+        `LogDamaged`, `RedisUnavailable`, and `PostgresUnavailable` where the archive must be asked;
+        nothing was written then, except that after `RedisUnavailable` it may have been, and the
+        same call may be made again.
         """
         keys, tenant = self.keys(ref.tenant), ref.tenant
         names = [
@@ -188,7 +196,7 @@ class EventStore:
             case [b"ok", version, epoch, seq]:
                 return Appended(ref.job, version, Position(keys.partition, epoch, seq))
             case [b"repeated", job, version, at]:
-                position = Position.parse(f"{keys.partition}:{at.decode()}")
+                position = Position.at(keys.partition, at.decode())
                 return Appended(job.decode(), version, position, repeated=True)
             case [b"refused", b"VersionConflict", actual]:
                 raise VersionConflict(ref.job, expected_version, actual)
@@ -205,6 +213,9 @@ class EventStore:
     ) -> Any:
         """The script's answer, after putting back from the archive what it misses."""
         partition = self.partition(ref.tenant)
+        if not expected_version and not _is_fresh(ref.job):
+            # Sent again when its stream has expired, it would be version 1 for a second time.
+            await self._seed_job(ref)
         answer = await self.scripts(partition, "append", names, args)
         if answer == [b"refused", b"VersionConflict", 0] and expected_version:
             await self._seed_job(ref)
@@ -304,27 +315,29 @@ class EventStore:
         request_hash, job, version, at = known.decode().split(" ")
         if request_hash != command.request_hash:
             raise CommandIdReused(command.id, job)
-        position = Position.parse(f"{keys.partition}:{at}")
+        position = Position.at(keys.partition, at)
         return Appended(job, int(version), position, repeated=True)
 
     # --- read ------------------------------------------------------------------------------------
 
-    async def read_job(self, ref: JobRef) -> list[RecordedEvent]:
+    async def read_job(self, ref: JobRef, *, decode: Decode = decode) -> list[RecordedEvent]:
         """Every event of a job in order, from its stream and, what that lacks, the archive.
 
-        Empty when there is no such job. Reads events by their exact ids: a job may have thousands
-        of progress lines between them.
+        Raises `UndecodableEvent`, unless it is to `decode_or_mark`. Empty when there is no such
+        job. Reads events by their exact ids: a job may have thousands of progress lines between.
         """
         key = self.keys(ref.tenant).job(ref.job)
         end = await stream_end(self.redis, key)
         if end is None:
-            return await self.archive.read_job(ref.tenant, ref.job)
+            return await self.archive.read_job(ref.tenant, ref.job, decode=decode)
         version = int(end.split("-")[0])
         ids = [f"{number}-0" for number in range(1, version + 1)]
         found = await stream_exact(self.redis, key, ids)
-        events = {number: from_fields(f) for number, f in enumerate(found, 1) if f is not None}
+        events = {
+            number: from_fields(f, decode) for number, f in enumerate(found, 1) if f is not None
+        }
         if len(events) < version:
-            archived = await self.archive.read_job(ref.tenant, ref.job)
+            archived = await self.archive.read_job(ref.tenant, ref.job, decode=decode)
             events = {event.version: event for event in archived} | events
         for number in range(1, max(events, default=0) + 1):
             if number not in events:
@@ -334,7 +347,12 @@ class EventStore:
         return [events[number] for number in sorted(events)]
 
     async def read_log(
-        self, partition: int, after: Position | None, *, count: int = READ_BATCH
+        self,
+        partition: int,
+        after: Position | None,
+        *,
+        count: int = READ_BATCH,
+        decode: Decode = decode,
     ) -> list[LogEntry]:
         """Up to `count` events behind `after` that Redis still has of a partition, in order."""
         entries = await stream_range(
@@ -344,7 +362,9 @@ class EventStore:
             count=count,
         )
         return [
-            LogEntry(Position(partition, *map(int, entry_id.split("-"))), from_fields(fields))
+            LogEntry(
+                Position(partition, *map(int, entry_id.split("-"))), from_fields(fields, decode)
+            )
             for entry_id, fields in entries
         ]
 
@@ -354,6 +374,16 @@ class EventStore:
         if epoch is None or seq is None:
             raise LogMissing(partition)
         return Position(partition, int(epoch), int(seq))
+
+
+def _is_fresh(job: str) -> bool:
+    """Whether an id was made so lately that no stream of its job can have expired."""
+    try:
+        made = UUID(job)
+    except ValueError:
+        return False
+    age_s = time.time() - (made.int >> 80) / 1000  # RFC 9562: milliseconds come first
+    return made.version == 7 and abs(age_s) < FRESH_S
 
 
 def _event_data(event: NewEvent) -> bytes:

@@ -31,16 +31,18 @@ events_table = Table(
     Column("type", Text, nullable=False),
     Column("tenant", Text, nullable=False),
     Column("project", Text, nullable=False),
-    Column("job", Text, nullable=False),
+    # Compared byte by byte: ids grow with time, so that a part holds the jobs of a month, whole.
+    Column("job", Text(collation="C"), primary_key=True),
     Column("version", Integer, nullable=False),
     Column("time", DateTime(timezone=True), nullable=False),
     Column("cause", Text, nullable=False),
     Column("trace", Text, nullable=False),
     # Exactly the bytes that were appended: jsonb would refuse some and rewrite others.
     Column("data", LargeBinary, nullable=False),
-    Index("events_job_version", "job", "version", unique=True),
+    Index("events_job", "job", "epoch", "seq"),
     # What a project's last build number is read from.
     Index("events_ready", "tenant", "project", postgresql_where=text("type = 'JobReady'")),
+    postgresql_partition_by="RANGE (job)",
 )
 
 log_partitions_table = Table(

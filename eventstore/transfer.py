@@ -18,7 +18,7 @@ from typing import IO, Any
 from uuid import UUID
 
 from eventstore.entries import LogEntry
-from eventstore.errors import EventStoreError
+from eventstore.errors import ExportInterrupted, ImportRefused
 from eventstore.following import Reset, subscribe
 from eventstore.handling import WORK_CLASS
 from eventstore.hub import Hub
@@ -49,14 +49,6 @@ _START_OVER = (
 
 OnProgress = Callable[[int, int], None]
 """Called with (done, all there is to do)."""
-
-
-class ExportInterrupted(EventStoreError):
-    """The log was repaired while it was exported. Export it again."""
-
-
-class ImportRefused(EventStoreError):
-    """The export is not whole, or the log not empty. The message says what to do."""
 
 
 # --- lines ---------------------------------------------------------------------------------------
@@ -351,16 +343,7 @@ async def _requeue(store: EventStore, living: Living, seq: int) -> None:
     answer = await store.scripts(
         keys.partition,
         "requeue",
-        [
-            keys.meta,
-            keys.runs,
-            keys.bell,
-            keys.tenants,
-            keys.caps,
-            keys.waiting(ref.tenant),
-            keys.work("high"),
-            keys.work("normal"),
-        ],
+        keys.admission(ref.tenant),
         [
             ref.job,
             ref.tenant,

@@ -23,6 +23,8 @@ Postgres owns the truth about which log there is (`register.py`). Per partition:
                    newer epoch
     any            another lineage     LogUnverified
 
+A consumer group that is absent is made anew (`lua/regroup.lua`): no job is lost by it.
+
 A server process on which the log was not verified yet (a restart, a replica that was promoted,
 another server under the same address) begins a new epoch: nobody can know whether the events after
 the last one found had been seen by somebody, so no position is used a second time. The register
@@ -155,7 +157,9 @@ class Verification:
         for one in registered:
             await self._make_if_new(redis, scripts, one, server)
             for _ in range(_TRIES):
-                if await self._open_partition(redis, scripts, one.partition, server):
+                if await self._open_partition(
+                    redis, scripts, one.partition, server
+                ) and await _regroup(scripts, one, server):
                     break
             else:
                 raise RedisUnavailable("Redis is being opened by others: try again")
@@ -210,6 +214,18 @@ class Verification:
         return bool(answer)
 
 
+async def _regroup(scripts: Scripts, registered: Registration, server: str) -> bool:
+    """Make consumer groups anew that somebody has destroyed; False: look again."""
+    keys = Keys(registered.partition)
+    names = [keys.meta, keys.runs, keys.work("high"), keys.work("normal")]
+    answer = await scripts("regroup", names, [registered.lineage, server])
+    if answer[0] != b"ok":
+        return False
+    if answer[1]:
+        log.warning("groups_made_anew", partition=keys.partition, groups=answer[1])
+    return True
+
+
 @contextmanager
 def _for_now() -> Iterator[None]:
     """Whoever works on the log waits while it cannot be verified, as for a Redis that is away."""
@@ -253,7 +269,7 @@ async def _epochs(redis: Redis, keys: Keys, end: Position, *, after: int) -> lis
     """The epochs behind number `after` as the log's entries show them, up to that of `end`."""
     found: list[Epoch] = []
     while edge := await stream_edge(redis, keys.log, after=f"{after}-{_MAX_SEQ}"):
-        position = Position.parse(f"{keys.partition}:{edge}")
+        position = Position.at(keys.partition, edge)
         found.append(Epoch(position.epoch, position.seq))
         after = position.epoch
     if after < end.epoch:
@@ -301,11 +317,11 @@ async def compare(redis: Redis, archive: Archive, keys: Keys, end: Position) -> 
             )
         return
     # Others may append and trim meanwhile: further on is fine, further back is not.
-    if Position.parse(f"{keys.partition}:{last}").seq < end.seq:
+    if Position.at(keys.partition, last).seq < end.seq:
         raise LogUnverified(
             keys.partition, f"its newest event was {end.entry_id}, and is {last}", _REPAIR
         )
-    begin = Position.parse(f"{keys.partition}:{first}")
+    begin = Position.at(keys.partition, first)
     if begin.seq > known.seq + 1:
         raise LogUnverified(
             keys.partition,
@@ -314,7 +330,7 @@ async def compare(redis: Redis, archive: Archive, keys: Keys, end: Position) -> 
         )
     in_log = await stream_exact(redis, keys.log, [position.entry_id for position, _ in archived])
     first = await stream_edge(redis, keys.log)
-    begin_seq = Position.parse(f"{keys.partition}:{first}").seq if first else end.seq + 1
+    begin_seq = Position.at(keys.partition, first).seq if first else end.seq + 1
     for (position, event_id), fields in zip(archived, in_log, strict=True):
         found = fields[b"id"].decode() if fields else None
         if found != event_id and (found or position.seq >= begin_seq):

@@ -102,16 +102,7 @@ class Work:
         answer = await self._scripts(
             keys.partition,
             "admit",
-            [
-                keys.meta,
-                keys.runs,
-                keys.bell,
-                keys.tenants,
-                keys.caps,
-                keys.waiting(tenant),
-                keys.work("high"),
-                keys.work("normal"),
-            ],
+            keys.admission(tenant),
             [tenant, self._tenant_cap, cap],
         )
         match answer:

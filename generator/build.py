@@ -133,7 +133,7 @@ class Build:
         """Keep the app's files; the digest of their manifest."""
         self._files = files
         with deadline(self.deadlines.upload_s, "storing the files"):
-            return await self.artifacts.put(files)
+            return await self.artifacts.put(files, job=self.job.job)
 
     async def files(self) -> Mapping[str, bytes]:
         """The app's files, from the artifact store if another worker wrote them."""

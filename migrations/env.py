@@ -5,14 +5,17 @@ from sqlalchemy import Connection
 
 from eventstore.tables import SCHEMA
 from eventstore.tables import metadata as archive_metadata
-from projector.tables import lock_metadata
+from projector import projections  # noqa: F401 - each adds its table to the read model
 from projector.tables import metadata as read_model_metadata
+from projector.tables import own_metadata
 from service.keys import metadata as keys_metadata
 
-TARGETS = [archive_metadata, lock_metadata, read_model_metadata, keys_metadata]
+TARGETS = [archive_metadata, own_metadata, read_model_metadata, keys_metadata]
 
 
 def _ours(name: str | None, kind: str, _: object) -> bool:
+    if kind == "table" and name is not None and name.startswith("events_"):
+        return False  # a part of the archive
     return kind != "schema" or name in (None, SCHEMA)
 
 

@@ -4,7 +4,15 @@ ProjectorError
 ├── HistoryBroken       a job's events are not 1, 2, 3, …
 ├── LogBroken           the log lacks an event behind the checkpoint
 ├── LogForked           the log's server was superseded before it appended this
-└── CheckpointMoved     another projector folded the batch that was read
+├── ModelNewer          the read model was made by a newer version of this program
+├── CheckpointMoved     another projector folded the batch that was read
+├── NotParked           the job that was to be retried or discarded is not parked
+└── ReplayRefused       a rebuild cannot begin, or cannot go on
+    ├── ReplayRunning   another one is under way
+    ├── ArchiveShort    the archive lacks events that were folded
+    ├── DiskTooSmall    the copy would not fit
+    ├── ViewsInTheWay   views of somebody's depend on the tables that would be replaced
+    └── SwapRefused     readers did not let go of the tables
 """
 
 from schemas import Position
@@ -47,5 +55,84 @@ class LogForked(ProjectorError):
         )
 
 
+class ModelNewer(ProjectorError):
+    """This process does not know all that it would have to fold. Start a newer version of it."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        super().__init__(
+            f"the read model has tables that this process is too old for ({', '.join(names)}): "
+            "start the newer version"
+        )
+
+
 class CheckpointMoved(ProjectorError):
     """What was prefetched is not what comes next any more. Drop it and read again."""
+
+
+class NotParked(ProjectorError):
+    """There is nothing to retry or discard. `replay parked list` says which jobs are parked."""
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        super().__init__(f"job {job} is not parked: `replay parked list` names those that are")
+
+
+class ReplayRefused(ProjectorError):
+    """Nothing was changed: the live read model is as it was."""
+
+
+class ReplayRunning(ReplayRefused):
+    """Rebuilding, retrying and erasing come one at a time. Try again when the other has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another rebuild, retry or erasure is under way: try again when it is done"
+        )
+
+
+class ArchiveShort(ReplayRefused):
+    """A part of the archive was detached or lost: what it held could not be folded again."""
+
+    def __init__(self, partition: int, folded: int, archived: int) -> None:
+        self.partition = partition
+        self.folded = folded
+        self.archived = archived
+        super().__init__(
+            f"partition {partition}: {folded} events were folded, the archive has {archived}; "
+            "attach the missing parts of headrace.events again first"
+        )
+
+
+class DiskTooSmall(ReplayRefused):
+    """The rebuilt tables stand beside the live ones until the swap. Make room."""
+
+    def __init__(self, needed_bytes: int, free_bytes: int) -> None:
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        super().__init__(
+            f"a rebuild needs about {needed_bytes:,} bytes beside the live tables, the disk has "
+            f"{free_bytes:,} free"
+        )
+
+
+class ViewsInTheWay(ReplayRefused):
+    """Views depend on the tables themselves, not on their names. Drop them, and make them again."""
+
+    def __init__(self, views: list[str]) -> None:
+        self.views = views
+        super().__init__(
+            f"{', '.join(views)} would be lost with the tables that are replaced: drop them first "
+            "and make them again afterwards"
+        )
+
+
+class SwapRefused(ReplayRefused):
+    """Somebody reads the tables in a transaction that does not end. Try again when it has."""
+
+    def __init__(self, tries: int) -> None:
+        self.tries = tries
+        super().__init__(
+            f"the tables were in use at each of {tries} tries to replace them: a transaction reads "
+            "them and does not end (see pg_stat_activity)"
+        )

@@ -4,21 +4,21 @@ read the log behind the checkpoint          outside of any transaction
 ┌ lock the partition's row in fold_lock     SKIP LOCKED: another projector has it, come back
 │ compare the checkpoint                    moved: drop what was read
 │ copy the events into the archive
-│ fold, upsert jobs
+│ fold, upsert the rows of every projection
 └ move the checkpoint                       commit
+
+What cannot be folded parks its job, never its partition. A fold that fails is known before anything
+is written. What only Postgres refuses (it keeps a constraint) is found by doing the batch again,
+job by job under savepoints.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import anyio
 import structlog
 from asyncpg import PostgresError
-from sqlalchemy import select, text
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import (
     EventStore,
@@ -29,23 +29,22 @@ from eventstore import (
     RedisUnavailable,
     postgres_errors,
 )
-from eventstore.archive import recorded
-from eventstore.register import shared
-from eventstore.tables import events_table
-from projector.errors import CheckpointMoved, LogBroken, LogForked, ProjectorError
-from projector.fold import advance, row
-from projector.tables import checkpoints, fold_lock, jobs
-from schemas import Job, Position, SchemaError
+from eventstore.parts import make_parts
+from projector.batches import fold_into, is_refusal
+from projector.errors import CheckpointMoved, LogBroken, LogForked, ProjectorError, ReplayRefused
+from projector.ground import check_rightful, make_locks, stand
+from projector.projection import Projection
+from projector.projections import PROJECTIONS
+from projector.replay import backfill
+from projector.writing import checkpoints_of, copy_events, move_checkpoint
+from schemas import Job, Position, SchemaError, decode_or_mark
 
-BATCH = 500
+FIRST_BATCH = 500
+MOST = 8_000
 BATCH_S = 30.0
 LOOK_AGAIN_S = 1.0
-# A frozen projector loses its transaction, and with it the locks; what is folded is on the disk
-# before the log is trimmed behind it.
-_SETTINGS = (
-    f"SELECT set_config('idle_in_transaction_session_timeout', '{BATCH_S + 5:.0f}s', true), "
-    "set_config('synchronous_commit', 'on', true)"
-)
+MAX_STATES = 20_000
+PARTS_EVERY_S = 12 * 3600.0
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
 
@@ -53,15 +52,28 @@ log = structlog.get_logger()
 
 
 class Projector:
-    """Keeps the read model behind the log. Any number of them may run."""
+    """Keeps the read model behind the log. Any number of them may run.
 
-    def __init__(self, store: EventStore, engine: AsyncEngine) -> None:
+    `trouble` tells, by partition, what it waits for or stands still at.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        engine: AsyncEngine,
+        projections: Sequence[Projection] = PROJECTIONS,
+    ) -> None:
         self._store = store
         self._engine = engine
+        self._projections = projections
+        self._states = [_States() for _ in range(store.partitions)]
+        self._batch = [FIRST_BATCH] * store.partitions
+        self.trouble: dict[int, str] = {}
 
     async def run(self, hub: Hub) -> None:
         """Fold every partition, each woken by its own bell, until cancelled."""
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_tables)
             for partition in range(self._store.partitions):
                 tasks.start_soon(self._run_partition, partition, hub)
 
@@ -73,6 +85,22 @@ class Projector:
                 total += folded
         return total
 
+    async def _keep_tables(self) -> None:
+        """Backfill new projections, and keep parts of the archive ready for the months to come."""
+        while True:
+            try:
+                await make_parts(self._engine)
+                if names := await backfill(self._engine):
+                    log.info("projections_backfilled", names=names)
+                await anyio.sleep(PARTS_EVERY_S)
+            except (PostgresUnavailable, ReplayRefused, TimeoutError) as error:
+                log.warning("backfill_waits", error=str(error))
+                await anyio.sleep(_LONGEST_BACKOFF_S)
+            except (SQLAlchemyError, PostgresError) as error:
+                # Projecting goes on without: months are made ahead, and the rest is left out.
+                log.error("tables_stuck", exc_info=error)
+                await anyio.sleep(_LONGEST_BACKOFF_S)
+
     async def _run_partition(self, partition: int, hub: Hub) -> None:
         backoff_s = _FIRST_BACKOFF_S
         with hub.listen_events(partition) as waker:
@@ -80,10 +108,12 @@ class Projector:
                 try:
                     # Shielded: a batch takes milliseconds, and is not cut in the middle to stop.
                     with anyio.fail_after(BATCH_S, shield=True):
-                        folded = await self.fold_batch(partition)
+                        folded = await self._fold_or_ask_again(partition)
                     backoff_s = _FIRST_BACKOFF_S
+                    self.trouble.pop(partition, None)
                 except (PostgresUnavailable, RedisUnavailable, TimeoutError) as error:
                     log.warning("projector_waits", partition=partition, error=str(error))
+                    self.trouble[partition] = str(error) or "a batch took too long"
                     await anyio.sleep(backoff_s)
                     backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
                     continue
@@ -96,150 +126,150 @@ class Projector:
                 ) as error:
                     # This partition stands still until somebody looks; the others go on.
                     log.error("projector_stuck", partition=partition, exc_info=error)
+                    self.trouble[partition] = f"stuck: {error}"
                     await anyio.sleep(_LONGEST_BACKOFF_S)
                     continue
                 if not folded:
                     await waker.wait(LOOK_AGAIN_S)
 
+    async def _fold_or_ask_again(self, partition: int) -> int:
+        try:
+            return await self.fold_batch(partition)
+        except LogForked:
+            # Connections to a server that was superseded may live on: each is looked at anew.
+            verification = self._store.verification
+            await verification.renew(verification.server)
+            raise
+
     async def fold_batch(self, partition: int) -> int:
         """Fold the next events of a partition; how many, 0 when there are none or another does it.
 
-        Raises `HistoryBroken`, `LogBroken`, `LogForked`, `UndecodableEvent`, `PostgresUnavailable`,
-        `RedisUnavailable`; nothing moved then.
+        Raises `LogBroken`, `LogForked`, `PostgresUnavailable`, `RedisUnavailable`; nothing moved
+        then.
         """
+        remembered = self._states[partition].position
+        behind = remembered or await self._checkpoint(partition)
+        try:
+            entries = await self._next(partition, behind)
+        except LogBroken:
+            if remembered is None:
+                raise
+            # Another projector has gone on since, and what it folded is trimmed.
+            self._states[partition].forget()
+            return await self.fold_batch(partition)
+        if not entries:
+            return 0
+        try:
+            moved = await self._fold(partition, behind, entries)
+        except (DBAPIError, PostgresError) as error:
+            if not is_refusal(error):
+                raise
+            moved = await self._fold(partition, behind, entries, job_by_job=True)
+        if moved:
+            self._adapt(partition, len(entries))
+        return len(entries) if moved else 0
+
+    async def _checkpoint(self, partition: int) -> Position | None:
         with postgres_errors():
-            async with self._engine.connect() as connection:
-                checkpoint = await _checkpoint(connection, partition)
-        entries = await self._store.read_log(partition, checkpoint, count=BATCH)
+            async with self._engine.begin() as connection:
+                await make_locks(connection, [partition])
+                return (await checkpoints_of(connection)).get(partition)
+
+    async def _next(self, partition: int, behind: Position | None) -> list[LogEntry]:
+        """What comes behind the checkpoint. Raises `LogBroken` when that is not there any more."""
+        entries = await self._read(partition, behind)
         if not entries:
             end = await self._store.log_end(partition)
-            folded = checkpoint.seq if checkpoint else 0
-            entries = await self._store.read_log(partition, checkpoint, count=BATCH)
+            folded = behind.seq if behind else 0
+            entries = await self._read(partition, behind)
             if not entries and end.seq != folded:
                 raise LogBroken(partition, folded + 1, end.seq)
-            if not entries:
-                return 0
-        _check_dense(checkpoint, entries)
-        try:
-            with postgres_errors():
-                async with self._engine.begin() as connection:
-                    await connection.execute(text(_SETTINGS))
-                    if not await _lock(connection, partition):
-                        return 0
-                    await self._fold(connection, partition, checkpoint, entries)
-        except CheckpointMoved:
-            return 0
-        return len(entries)
+        _check_dense(behind, entries)
+        return entries
+
+    async def _read(self, partition: int, after: Position | None) -> list[LogEntry]:
+        return await self._store.read_log(
+            partition, after, count=self._batch[partition], decode=decode_or_mark
+        )
+
+    def _adapt(self, partition: int, folded: int) -> None:
+        """Larger batches while there is more than fits into one: a commit costs what it costs."""
+        size = self._batch[partition]
+        self._batch[partition] = min(size * 2, MOST) if folded == size else FIRST_BATCH
 
     async def _fold(
         self,
-        connection: AsyncConnection,
         partition: int,
-        checkpoint: Position | None,
+        behind: Position | None,
         entries: Sequence[LogEntry],
-    ) -> None:
-        if await _checkpoint(connection, partition) != checkpoint:
-            raise CheckpointMoved
-        await _check_rightful(connection, entries)
-        states: dict[str, Job | None] = defaultdict(lambda: None)
-        states.update(await _archived_states(connection, {entry.event.job for entry in entries}))
-        rows: dict[str, dict[str, Any]] = {}
-        for entry in entries:
-            state = advance(states[entry.event.job], entry.event)
-            states[entry.event.job] = state
-            rows[state.job] = row(state, entry.position)
-        await copy_events(connection, entries)
-        await _upsert_jobs(connection, list(rows.values()))
-        await _move_checkpoint(connection, entries[-1].position)
+        *,
+        job_by_job: bool = False,
+    ) -> bool:
+        """Fold these entries in one transaction; False when another projector was faster."""
+        states = self._states[partition].taken(behind)
+        try:
+            with postgres_errors():
+                async with self._engine.begin() as connection:
+                    ground = await stand(connection, partition, self._projections)
+                    if ground is None or ground.checkpoint != behind:
+                        return False
+                    await check_rightful(connection, ground, entries)
+                    parked = await fold_into(
+                        connection,
+                        ground.projections,
+                        entries,
+                        states,
+                        ground.aside,
+                        behind=behind,
+                        job_by_job=job_by_job,
+                    )
+                    await copy_events(connection, entries)
+                    await move_checkpoint(connection, entries[-1].position)
+        except CheckpointMoved:
+            return False
+        for one in parked:
+            states.pop(one.job, None)  # a retry goes on with it elsewhere
+            log.error(
+                "job_parked",
+                job=one.job,
+                position=str(one.position),
+                type=one.type,
+                error=one.error,
+            )
+        self._states[partition].keep(states, entries[-1].position)
+        return True
 
 
-def _check_dense(checkpoint: Position | None, entries: Sequence[LogEntry]) -> None:
+class _States:
+    """The newest states of a partition's jobs, as of the checkpoint that this projector left.
+
+    They spare reading a job's events again for each batch that it has part in.
+    """
+
+    def __init__(self) -> None:
+        self.position: Position | None = None
+        self._states: dict[str, Job] = {}
+
+    def forget(self) -> None:
+        self._states, self.position = {}, None
+
+    def taken(self, behind: Position | None) -> dict[str, Job]:
+        """What is known as of this checkpoint; it is gone from here until it is kept again."""
+        states = self._states if self.position == behind else {}
+        self.forget()
+        return states
+
+    def keep(self, states: dict[str, Job], position: Position) -> None:
+        for job in [job for job, state in states.items() if state.is_terminal]:
+            del states[job]
+        while len(states) > MAX_STATES:
+            del states[next(iter(states))]
+        self._states, self.position = states, position
+
+
+def _check_dense(behind: Position | None, entries: Sequence[LogEntry]) -> None:
     """Positions count on without a hole, over epochs too: what is not there was lost."""
-    expected = checkpoint.seq + 1 if checkpoint else 1
+    expected = behind.seq + 1 if behind else 1
     for offset, entry in enumerate(entries):
         if entry.position.seq != expected + offset:
             raise LogBroken(entry.position.partition, expected + offset, entry.position.seq)
-
-
-async def _check_rightful(connection: AsyncConnection, entries: Sequence[LogEntry]) -> None:
-    """What a server appends that was superseded meanwhile is never archived.
-
-    The register's entry stays locked until this batch is committed, so that nobody begins an epoch
-    before these events who has not seen them.
-    """
-    registration = await shared(connection, entries[0].position.partition)
-    for entry in entries:
-        if not registration.rightful(entry.position):
-            raise LogForked(entry.position)
-
-
-async def _lock(connection: AsyncConnection, partition: int) -> bool:
-    await connection.execute(insert(fold_lock).values(partition=partition).on_conflict_do_nothing())
-    query = (
-        select(fold_lock.c.partition)
-        .where(fold_lock.c.partition == partition)
-        .with_for_update(skip_locked=True)
-    )
-    return (await connection.execute(query)).one_or_none() is not None
-
-
-async def _checkpoint(connection: AsyncConnection, partition: int) -> Position | None:
-    query = select(checkpoints).where(checkpoints.c.partition == partition)
-    found = (await connection.execute(query)).one_or_none()
-    return Position(found.partition, found.epoch, found.seq) if found else None
-
-
-async def _archived_states(connection: AsyncConnection, wanted: set[str]) -> dict[str, Job]:
-    """The jobs' states as of the archive: thirty events at most, so no snapshot is kept."""
-    table = events_table
-    query = select(table).where(table.c.job.in_(wanted)).order_by(table.c.job, table.c.version)
-    states: dict[str, Job] = {}
-    for found in (await connection.execute(query)).mappings():
-        states[found["job"]] = advance(states.get(found["job"]), recorded(dict(found)))
-    return states
-
-
-async def copy_events(connection: AsyncConnection, entries: Sequence[LogEntry]) -> None:
-    """Copy events into the archive, in this connection's transaction."""
-    raw = await connection.get_raw_connection()
-    assert raw.driver_connection is not None  # noqa: S101 - it is connected
-    await raw.driver_connection.copy_records_to_table(
-        events_table.name,
-        schema_name=events_table.schema,
-        columns=[column.name for column in events_table.columns],
-        records=[
-            (
-                entry.position.partition,
-                entry.position.epoch,
-                entry.position.seq,
-                entry.event.id,
-                entry.event.type,
-                entry.event.tenant,
-                entry.event.project,
-                entry.event.job,
-                entry.event.version,
-                entry.event.time,
-                entry.event.cause,
-                entry.event.trace,
-                entry.event.data,
-            )
-            for entry in entries
-        ],
-    )
-
-
-async def _upsert_jobs(connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
-    statement = insert(jobs)
-    changed = {column.name: statement.excluded[column.name] for column in jobs.columns}
-    await connection.execute(
-        statement.on_conflict_do_update(index_elements=[jobs.c.id], set_=changed), rows
-    )
-
-
-async def _move_checkpoint(connection: AsyncConnection, position: Position) -> None:
-    values = {"epoch": position.epoch, "seq": position.seq}
-    await connection.execute(
-        insert(checkpoints)
-        .values(partition=position.partition, **values)
-        .on_conflict_do_update(index_elements=[checkpoints.c.partition], set_=values)
-    )

@@ -1,224 +1,227 @@
-"""Proving and remaking the read model from the archive.
+"""Remaking the read model from the archive, and proving that it needs no remaking.
 
-Both read the archive once, job by job: a job's events stand together, so memory stays flat however
-many jobs there are; only `verify` holds the live rows beside it.
+    ┌ tables of the same shape in a schema of their own
+    │ fold the archive into them, as one snapshot has it      share by share, in any order
+    │ compare them with the live tables of that snapshot      so nothing that comes later disturbs
+    │ fold what was archived since                            until little is left
+    │ lock every partition's fold_lock, fold the rest         projectors wait, as for one another
+    │ drop the live tables, put these in their place          readers wait for this alone
+    └ commit
+
+All of it is one transaction: killed anywhere, it leaves the live tables as they were, and nothing
+else. A verification is the first three steps and a roll-back. A backfill is a rebuild of those
+tables whose fold is new.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import func, select, text
-from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from uuid6 import uuid7
 
-from eventstore import postgres_errors
-from eventstore.archive import recorded
-from eventstore.tables import events_table, log_partitions_table
-from projector.fold import advance, row
-from projector.tables import checkpoints, fold_lock, jobs, metadata
-from schemas import Job, Position
+from eventstore import connect_postgres, postgres_errors
+from eventstore.tables import log_partitions_table
+from projector.archived import EVENTS
+from projector.comparing import Difference, compared, digests
+from projector.errors import ArchiveShort, DiskTooSmall
+from projector.ground import make_locks
+from projector.parking import one_replay
+from projector.projection import Projection
+from projector.projections import PROJECTIONS
+from projector.shadow import OnProgress, Shadow, Source
+from projector.shares import on_snapshot, sample, shares
+from projector.swapping import check_views, swap
+from projector.tables import metadata
+from projector.writing import PUBLIC, built, checkpoints_of, driver, jobs_aside
+from schemas import Position
 
 SHADOW = "headrace_rebuild"
-_BATCH = 1_000
-
-OnProgress = Callable[[int, int], None]
-"""Called with (events folded, events in all)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A place where the live read model is not what its events say."""
-
-    job: str
-    column: str
-    live: Any
-    folded: Any
-    position: str | None
-
-    def __str__(self) -> str:
-        at = f" (last event at {self.position})" if self.position else ""
-        return f"job {self.job}: {self.column} is {self.live!r}, its events say {self.folded!r}{at}"
+REPLAY_S = 6 * 3600.0
+# A row takes less than the events that lead to it; half as much again for what Postgres logs of it.
+_ROOM = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay went through."""
+    """What a replay went through. `differing`: tables that were not what their events say.
+
+    `swap_wait_ms`: how long a reader that came at the worst moment waited.
+    """
 
     events: int
     jobs: int
+    parked: int = 0
+    differing: tuple[str, ...] = ()
+    swap_wait_ms: float = 0.0
 
 
-async def rebuild(engine: AsyncEngine, *, on_progress: OnProgress | None = None) -> Replayed:
+def processes() -> int:
+    """How many processes fold by default: one for each core that this one may use, four at most."""
+    return min(len(os.sched_getaffinity(0)), 4)
+
+
+async def rebuild(
+    engine: AsyncEngine,
+    *,
+    on_progress: OnProgress | None = None,
+    only: Sequence[Projection] = PROJECTIONS,
+    workers: int = 1,
+    free_bytes: int | None = None,
+) -> Replayed:
     """Fold the whole archive into fresh tables and put them in place of the live ones.
 
-    One transaction: killed anywhere, it leaves nothing behind. Readers go on undisturbed until the
-    swap at its end; projectors wait, for they and the swap take the same locks.
+    Readers and projectors go on meanwhile. With `free_bytes` of disk it refuses to begin when they
+    are too few. Raises `ReplayRefused` and its kinds, `PostgresUnavailable`; nothing changed then.
+    """
+    only = _together(only)
+    async with _patient(engine) as engine:
+        partitions = await _partitions(engine)
+        async with engine.connect() as seen, engine.begin() as connection:
+            await one_replay(connection)
+            await _check_room(connection, only, free_bytes)
+            await check_views(connection, only)
+            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            shadow = Shadow(connection, SHADOW, only)
+            await shadow.make()
+            source = await _source(engine, seen)
+            cut = await shares(seen)
+            await shadow.fill(source, cut, workers=workers, on_progress=on_progress)
+            live = await digests(seen, await built(seen, only), PUBLIC)
+            remade = await digests(connection, only, SHADOW)
+            await seen.rollback()  # from here on it would only keep Postgres from tidying up
+            await shadow.index()
+            wait_ms = await swap(shadow, partitions)
+            parked = len(await jobs_aside(connection))
+    differing = tuple(name for name, digest in live.items() if remade[name] != digest)
+    return Replayed(shadow.events, shadow.jobs, parked, differing, wait_ms)
+
+
+async def backfill(engine: AsyncEngine, *, on_progress: OnProgress | None = None) -> list[str]:
+    """Fold the archive into the tables of new or changed projections; their names.
+
+    Until then projectors leave these tables out. Raises what `rebuild` raises.
     """
     with postgres_errors():
-        await _make_locks(engine)
         async with engine.begin() as connection:
-            locks = select(fold_lock).order_by(fold_lock.c.partition)
-            await connection.execute(locks.with_for_update())
-            await connection.execute(text(f"CREATE SCHEMA {SHADOW}"))
-            shadow = await connection.execution_options(schema_translate_map={None: SHADOW})
-            await shadow.run_sync(metadata.create_all)
-            replayed = await _fold_into(shadow, on_progress)
-            await _fold_checkpoints(shadow)
-            for table in metadata.sorted_tables:
-                await connection.execute(text(f"DROP TABLE public.{table.name}"))
-                await connection.execute(
-                    text(f"ALTER TABLE {SHADOW}.{table.name} SET SCHEMA public")
-                )
-            await connection.execute(text(f"DROP SCHEMA {SHADOW}"))
-    return replayed
+            done = await built(connection, PROJECTIONS)
+    missing = [one for one in PROJECTIONS if one not in done]
+    if missing:
+        await rebuild(engine, only=missing, on_progress=on_progress)
+    return [one.name for one in missing]
 
 
 async def verify(
-    engine: AsyncEngine, *, on_progress: OnProgress | None = None
+    engine: AsyncEngine,
+    *,
+    on_progress: OnProgress | None = None,
+    workers: int = 1,
+    jobs: int | None = None,
 ) -> tuple[Replayed, list[Difference]]:
     """Compare the live read model with what the archive folds to, in one snapshot.
 
-    Returns what was compared and every difference found, at most a thousand.
+    Returns what was compared and the differences, at most a thousand. With `jobs`, only so many
+    jobs, taken at random, are folded; the tables that sum up are left out then.
     """
-    differences: list[Difference] = []
-    with postgres_errors():
-        async with engine.connect() as connection:
-            await connection.execution_options(isolation_level="REPEATABLE READ")
-            # Before the snapshot is taken and in the order of a rebuild: its swap comes either
-            # before all that is read here, or after.
-            tables = ", ".join(f"public.{table.name}" for table in metadata.sorted_tables)
-            await connection.execute(text(f"LOCK TABLE {tables} IN ACCESS SHARE MODE"))
-            total = await _count(connection)
-            live = await _live_rows(connection)
-            seen = 0
-            folded = 0
-            async for job, position, events in _folded_jobs(connection):
-                seen, folded = seen + events, folded + 1
-                expected = row(job, position)
-                differences += _compare(live.pop(job.job, None), expected)
-                if on_progress:
-                    on_progress(seen, total)
-            differences += [
-                Difference(job, "row", "there", "no such job", None) for job in sorted(live)
-            ]
-            differences += await _compare_checkpoints(connection)
-    return Replayed(seen, folded), differences[:1_000]
+    async with _patient(engine) as engine, engine.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ")
+        # Before the snapshot is taken and in the order of a swap, which therefore comes before all
+        # that is read here, or after.
+        names = ", ".join(f"public.{table.name}" for table in metadata.sorted_tables)
+        await connection.execute(text(f"LOCK TABLE {names} IN ACCESS SHARE MODE"))
+        source = await _source(engine, connection)
+        live = await built(connection, PROJECTIONS)
+        # Of a schema that is never committed only the name could be in another's way.
+        shadow = Shadow(connection, f"headrace_verify_{uuid7().hex}", live)
+        if jobs is None:
+            chosen, cut = None, await shares(connection)
+        else:
+            shadow.projections = [projection for projection in live if projection.job]
+            one = await sample(connection, jobs)
+            chosen, cut = one.jobs, [one]
+        await shadow.make()
+        await shadow.fill(source, cut, workers=workers, on_progress=on_progress)
+        differences = await compared(connection, shadow.projections, shadow.schema, jobs=chosen)
+        differences += [
+            Difference(
+                "parked", (it.job,), "event", "folded", it.error, f"{it.type} at {it.position}"
+            )
+            for it in shadow.parked
+        ]
+        await connection.rollback()
+    return Replayed(shadow.events, shadow.jobs, len(source.aside)), differences
 
 
-async def _make_locks(engine: AsyncEngine) -> None:
-    """Rows to lock also for partitions that no projector has locked so far.
+async def _source(engine: AsyncEngine, seen: AsyncConnection) -> Source:
+    """The archive as of now. Raises `ArchiveShort`."""
+    snapshot = await on_snapshot(seen)
+    return Source(engine, seen, snapshot, await _whole(seen), await jobs_aside(seen))
 
-    Without them the first batch of such a partition would be folded beside a rebuild, into the
-    tables that it drops. Committed at once, so that projectors skip these locks instead of waiting.
-    """
-    partitions = select(log_partitions_table.c.partition)
+
+async def _partitions(engine: AsyncEngine) -> list[int]:
+    """All partitions, each with a row to lock: committed, for a projector would wait for it."""
     async with engine.begin() as connection:
-        await connection.execute(
-            insert(fold_lock).from_select(["partition"], partitions).on_conflict_do_nothing()
-        )
-
-
-def _compare(live: dict[str, Any] | None, expected: dict[str, Any]) -> list[Difference]:
-    job, position = expected["id"], expected["position"]
-    if live is None:
-        return [Difference(job, "row", "missing", "there", position)]
-    return [
-        Difference(job, column, live[column], value, position)
-        for column, value in expected.items()
-        if live[column] != value
-    ]
-
-
-async def _fold_into(connection: AsyncConnection, on_progress: OnProgress | None) -> Replayed:
-    total, seen, folded = await _count(connection), 0, 0
-    rows: list[dict[str, Any]] = []
-    async for job, position, events in _folded_jobs(connection):
-        seen, folded = seen + events, folded + 1
-        rows.append(row(job, position))
-        if len(rows) == _BATCH:
-            await connection.execute(insert(jobs), rows)
-            rows.clear()
-        if on_progress:
-            on_progress(seen, total)
-    if rows:
-        await connection.execute(insert(jobs), rows)
-    return Replayed(seen, folded)
-
-
-async def _fold_checkpoints(connection: AsyncConnection) -> None:
-    ends = await _archive_ends(connection)
-    if ends:
-        await connection.execute(
-            insert(checkpoints),
-            [{"partition": p.partition, "epoch": p.epoch, "seq": p.seq} for p in ends],
-        )
-
-
-async def _compare_checkpoints(connection: AsyncConnection) -> list[Difference]:
-    found = (await connection.execute(select(checkpoints))).all()
-    live = {row.partition: Position(row.partition, row.epoch, row.seq) for row in found}
-    ends = {end.partition: end for end in await _archive_ends(connection)}
-    return [
-        Difference(
-            "-", f"checkpoint of partition {number}", live.get(number), ends.get(number), None
-        )
-        for number in sorted(live.keys() | ends.keys())
-        if live.get(number) != ends.get(number)
-    ]
-
-
-async def _archive_ends(connection: AsyncConnection) -> Sequence[Position]:
-    """The newest archived position of each partition."""
-    table = events_table
-    query = (
-        select(table.c.partition, table.c.epoch, table.c.seq)
-        .ext(distinct_on(table.c.partition))
-        .order_by(table.c.partition, table.c.epoch.desc(), table.c.seq.desc())
-    )
-    return [Position(*found) for found in (await connection.execute(query)).all()]
-
-
-async def _folded_jobs(connection: AsyncConnection) -> AsyncIterator[tuple[Job, Position, int]]:
-    """Every archived job: its state, its last position, the number of its events."""
-    table = events_table
-    query = select(table).order_by(table.c.job, table.c.version)
-    job: Job | None = None
-    position = Position(0, 0, 0)
-    async with _streamed(connection, query) as rows:
-        async for found in rows:
-            event = recorded(found)
-            if job is not None and event.job != job.job:
-                yield job, position, job.version
-                job = None
-            job = advance(job, event)
-            position = Position(found["partition"], found["epoch"], found["seq"])
-    if job is not None:
-        yield job, position, job.version
+        table = log_partitions_table
+        found = await connection.execute(table.select().order_by(table.c.partition))
+        partitions = [row.partition for row in found]
+        await make_locks(connection, partitions)
+    return partitions
 
 
 @asynccontextmanager
-async def _streamed(
-    connection: AsyncConnection, query: Any
-) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-    result = await connection.stream(query, execution_options={"yield_per": _BATCH})
-
-    async def rows() -> AsyncIterator[dict[str, Any]]:
-        async for found in result.mappings():
-            yield dict(found)
-
+async def _patient(engine: AsyncEngine) -> AsyncIterator[AsyncEngine]:
+    """An engine of the same database whose statements may take hours."""
+    url = engine.url.render_as_string(hide_password=False)
+    patient = connect_postgres(url, pool_size=2, command_timeout_s=REPLAY_S)
     try:
-        yield rows()
+        with postgres_errors():
+            yield patient
     finally:
-        await result.close()
+        await patient.dispose()
 
 
-async def _live_rows(connection: AsyncConnection) -> dict[str, dict[str, Any]]:
-    found = (await connection.execute(select(jobs))).mappings()
-    return {columns["id"]: dict(columns) for columns in found}
+def _together(projections: Sequence[Projection]) -> list[Projection]:
+    """With a table those that refer to it or that it refers to: they are replaced together."""
+    bound = {one.table for one in PROJECTIONS if one.table.foreign_keys}
+    bound |= {key.column.table for table in bound for key in table.foreign_keys}
+    tables = {one.table for one in projections}
+    if tables & bound:
+        tables |= bound
+    return [one for one in PROJECTIONS if one.table in tables]
 
 
-async def _count(connection: AsyncConnection) -> int:
-    query = select(func.count()).select_from(events_table)
-    return (await connection.execute(query)).scalar_one()
+# --- what must be so before it begins ------------------------------------------------------------
+
+
+async def _whole(connection: AsyncConnection) -> dict[int, Position]:
+    """Where the archive of each partition ends; nothing before it, or that was folded, is missing.
+
+    Positions have no holes, over epochs too. Raises `ArchiveShort`.
+    """
+    found = await (await driver(connection)).fetch(
+        "SELECT partition, max(epoch) AS epoch, max(seq) AS seq, count(*) AS events "  # noqa: S608
+        f"FROM {EVENTS} GROUP BY partition"
+    )
+    ends = {row["partition"]: Position(row["partition"], row["epoch"], row["seq"]) for row in found}
+    archived = {row["partition"]: row["events"] for row in found}
+    for position in (*ends.values(), *(await checkpoints_of(connection)).values()):
+        if archived.get(position.partition, 0) < position.seq:
+            raise ArchiveShort(
+                position.partition, position.seq, archived.get(position.partition, 0)
+            )
+    return ends
+
+
+async def _check_room(
+    connection: AsyncConnection, projections: Sequence[Projection], free_bytes: int | None
+) -> None:
+    to = await driver(connection)
+    sizes = [
+        await to.fetchval("SELECT pg_total_relation_size($1::text::regclass)", f"public.{one.name}")
+        for one in projections
+    ]
+    needed = round(sum(sizes) * _ROOM)
+    if free_bytes is not None and free_bytes < needed:
+        raise DiskTooSmall(needed, free_bytes)

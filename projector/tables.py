@@ -1,7 +1,7 @@
-"""The read model's tables, and the lock that projectors take.
+"""The tables of the projector itself; those of the read model stand with their projections.
 
-The read model stands in the default schema, where everybody's `psql` finds it: all of it can be
-thrown away and folded again. What cannot stands in the schema `headrace`.
+The read model is in the default schema, where everybody's `psql` finds it: all of it can be thrown
+away and folded again. What cannot is in the schema `headrace`.
 """
 
 from sqlalchemy import (
@@ -9,60 +9,18 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
-    Double,
     Index,
     Integer,
     MetaData,
     Table,
     Text,
-    UniqueConstraint,
+    func,
 )
 
 from eventstore.tables import SCHEMA
-from schemas import Status
 
 metadata = MetaData()
-lock_metadata = MetaData(schema=SCHEMA)
-
-_STATUSES = ", ".join(f"'{status}'" for status in Status)
-
-jobs = Table(
-    "jobs",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("tenant", Text, nullable=False),
-    Column("user_id", Text, nullable=False),
-    Column("project_id", Text, nullable=False),
-    Column("goal", Text, nullable=False),
-    Column("tier", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("round", Integer, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("base_build", Integer),
-    Column("build_number", Integer),
-    Column("manifest", Text),
-    Column("failed_phase", Text),
-    Column("failure_kind", Text),
-    Column("error_message", Text),
-    Column("debug_id", Text),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("cost_usd", Double, nullable=False),
-    Column("queued_at", DateTime(timezone=True), nullable=False),
-    Column("started_at", DateTime(timezone=True)),
-    Column("finished_at", DateTime(timezone=True)),
-    Column("updated_at", DateTime(timezone=True), nullable=False),
-    Column("position", Text, nullable=False),
-    # Where the running app is: a revision of their own.
-    Column("sandbox_id", Text),
-    Column("preview_url", Text),
-    Column("build_version", Text),
-    Column("workspace_path", Text),
-    UniqueConstraint("tenant", "project_id", "build_number", name="jobs_build_number"),
-    CheckConstraint(f"status in ({_STATUSES})", name="jobs_status"),
-    Index("jobs_tenant_id", "tenant", "id"),
-)
+own_metadata = MetaData(schema=SCHEMA)
 
 checkpoints = Table(
     "checkpoints",
@@ -74,6 +32,33 @@ checkpoints = Table(
 
 fold_lock = Table(
     "fold_lock",
-    lock_metadata,
+    own_metadata,
     Column("partition", Integer, primary_key=True, autoincrement=False),
+)
+
+parked = Table(
+    "parked",
+    own_metadata,
+    Column("job", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    # The first event that is not folded; all of the job's later ones wait behind it.
+    Column("partition", Integer, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default="parked"),
+    Column("parked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("state in ('parked', 'discarded')", name="parked_state"),
+    Index("parked_partition", "partition"),
+)
+
+projections_table = Table(
+    "projections",
+    own_metadata,
+    Column("name", Text, primary_key=True),
+    # The version of the fold that its rows were made by.
+    Column("version", Integer, nullable=False),
+    Column("built_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )

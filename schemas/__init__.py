@@ -6,7 +6,7 @@ Pure: no I/O, no clock, no randomness, no environment.
 from schemas import commands, events
 from schemas.commands import Command
 from schemas.decider import decide
-from schemas.decoding import decode
+from schemas.decoding import decode, decode_or_mark
 from schemas.envelope import (
     NewEvent,
     RecordedEvent,
@@ -32,7 +32,17 @@ from schemas.ids import (
     is_id,
     partition_of,
 )
-from schemas.job import RUNNING, TERMINAL, TRANSITIONS, Job, Status, evolve, fold, gets_further
+from schemas.job import (
+    RUNNING,
+    TERMINAL,
+    TRANSITIONS,
+    Job,
+    Preview,
+    Status,
+    evolve,
+    fold,
+    gets_further,
+)
 
 __all__ = [
     "ID_RULE",
@@ -50,6 +60,7 @@ __all__ = [
     "NewEvent",
     "Phase",
     "Position",
+    "Preview",
     "RecordedEvent",
     "SchemaError",
     "Slug",
@@ -60,6 +71,7 @@ __all__ = [
     "commands",
     "decide",
     "decode",
+    "decode_or_mark",
     "entry_fields",
     "events",
     "evolve",

@@ -2,17 +2,19 @@
 
 A wire type is a name, or a name and a version from the second on: `JobQueued`, `JobQueued.v2`.
 An upcaster turns the data of one wire type into those of the next; reading walks the chain until
-it meets a type that `schemas/events.py` knows. Nothing recorded is ever rewritten.
+it meets a type that `schemas/events.py` knows. Nothing recorded is ever rewritten,
+but by an erasure (`schemas/erasing.py`).
 """
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
 from schemas.errors import UndecodableEvent
-from schemas.events import AnyPayload, Known, UnknownEvent
+from schemas.events import AnyPayload, Known, UnknownEvent, Unreadable
 
 Upcaster = Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
 
@@ -45,6 +47,27 @@ def decode(
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         # Pydantic's refusals are ValueErrors; the others are an upcaster's on damaged values.
         raise UndecodableEvent(event_type, data, _reason(error)) from error
+
+
+def decode_or_mark(event_type: str, data: bytes) -> AnyPayload:
+    """`decode`, with `Unreadable` for what it raises.
+
+    Small payloads are decoded once: most events are one of a few dozen (a phase was entered, …).
+    """
+    if len(data) <= _SMALL:
+        return _decode_small(event_type, data)
+    return _decode_or_mark(event_type, data)
+
+
+def _decode_or_mark(event_type: str, data: bytes) -> AnyPayload:
+    try:
+        return decode(event_type, data)
+    except UndecodableEvent as error:
+        return Unreadable(reason=error.reason)
+
+
+_SMALL = 64
+_decode_small = lru_cache(maxsize=4_096)(_decode_or_mark)
 
 
 def _reason(error: Exception) -> str:

@@ -5,7 +5,7 @@ and keeps the payload's bytes as they were written beside their decoded form.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -64,17 +64,23 @@ def format_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def from_fields(fields: Mapping[bytes, bytes]) -> RecordedEvent:
-    """The event in a stream entry. Raises `UndecodableEvent`."""
+Decode = Callable[[str, bytes], AnyPayload]
+
+
+def from_fields(fields: Mapping[bytes, bytes], decode: Decode = decode) -> RecordedEvent:
+    """The event in a stream entry. Raises `UndecodableEvent`.
+
+    With `decode_or_mark` only when more than its payload is damaged.
+    """
     try:
-        return _from_fields(fields)
+        return _from_fields(fields, decode)
     except (KeyError, ValueError) as error:
         raise UndecodableEvent(
             fields.get(b"type", b"?").decode(errors="replace"), fields.get(b"data", b""), str(error)
         ) from error
 
 
-def _from_fields(fields: Mapping[bytes, bytes]) -> RecordedEvent:
+def _from_fields(fields: Mapping[bytes, bytes], decode: Decode) -> RecordedEvent:
     event_type, data = fields[b"type"].decode(), fields[b"data"]
     return RecordedEvent(
         id=fields[b"id"].decode(),

@@ -192,6 +192,13 @@ class UnknownEvent(Payload):
     type: ClassVar[str] = "UnknownEvent"
 
 
+class Unreadable(Payload):
+    """An event that cannot be decoded, for readers that asked for those too; `reason` says why."""
+
+    type: ClassVar[str] = "Unreadable"
+    reason: str
+
+
 Known = (
     JobQueued
     | JobStarted
@@ -209,7 +216,7 @@ Known = (
 )
 """Every event that can be appended."""
 
-AnyPayload = Known | UnknownEvent
+AnyPayload = Known | UnknownEvent | Unreadable
 
 TERMINAL_TYPES = frozenset({JobReady.type, JobFailed.type, JobCancelled.type})
 

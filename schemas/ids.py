@@ -7,7 +7,7 @@ a provider encodes values twice) and URLs, and none of these places has to escap
 import re
 import zlib
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import AfterValidator, WithJsonSchema
 
@@ -48,11 +48,11 @@ class JobRef:
     job: str
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
+class Position(NamedTuple):
     """An event's place in the log of its partition.
 
-    Only positions of one partition can be compared; across partitions there is no order.
+    Only positions of one partition can be compared; across partitions there is no order. A tuple,
+    for every event that is read gets one.
     """
 
     partition: int
@@ -66,6 +66,11 @@ class Position:
     def entry_id(self) -> str:
         """The id of the entry in the partition's Redis stream."""
         return f"{self.epoch}-{self.seq}"
+
+    @classmethod
+    def at(cls, partition: int, entry_id: str) -> Self:
+        """Where the entry of that id stands. Raises `ValueError` for what is no such id."""
+        return cls.parse(f"{partition}:{entry_id}")
 
     @classmethod
     def parse(cls, text: str) -> Self:

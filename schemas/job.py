@@ -15,13 +15,14 @@ today. Both are pure: the generator, the projector, the replay tool and time tra
 lines.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import assert_never
+from typing import Any
 
 from schemas.envelope import RecordedEvent
+from schemas.errors import UndecodableEvent
 from schemas.events import (
     AnyPayload,
     CancelRequested,
@@ -31,6 +32,7 @@ from schemas.events import (
     JobQueued,
     JobReady,
     JobStarted,
+    Payload,
     Phase,
     PhaseCompleted,
     PhaseStarted,
@@ -39,6 +41,7 @@ from schemas.events import (
     PreviewResumed,
     SandboxCreated,
     UnknownEvent,
+    Unreadable,
 )
 
 
@@ -83,9 +86,24 @@ because a preview that nobody has looked at since its worker died is not known t
 """
 
 
-@dataclass(frozen=True, slots=True)
+class Preview(StrEnum):
+    """What became of the app that a READY job left running."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True)
 class Job:
-    """A job as its events tell it. `version` is the number of events folded."""
+    """A job as its events tell it. `version` is the number of events folded.
+
+    `scaffold_ms` … `checks_ms` is how long each phase took, all rounds together; None before it was
+    completed once.
+    """
+
+    # Without slots: a copy with changes is then a copy of a dict, eight times as fast as
+    # `dataclasses.replace`, and replays make millions of them.
 
     job: str
     tenant: str
@@ -104,10 +122,15 @@ class Job:
     worker: str | None = None
     round: int = 1
     completed: tuple[Phase, ...] = ()
+    scaffold_ms: int | None = None
+    code_ms: int | None = None
+    deps_ms: int | None = None
+    checks_ms: int | None = None
     manifest: str | None = None
     sandbox_id: str | None = None
     sandbox_provider: str | None = None
     sandbox_ends_at: datetime | None = None
+    preview: Preview | None = None
     preview_url: str | None = None
     build_number: int | None = None
     build_version: str | None = None
@@ -128,7 +151,7 @@ class Job:
     @property
     def current_phase(self) -> Phase | None:
         """The phase the job is in, if it is in one."""
-        return next((phase for phase in Phase if phase.value == self.status.value), None)
+        return _PHASE_OF.get(self.status)
 
     @property
     def is_terminal(self) -> bool:
@@ -136,82 +159,155 @@ class Job:
         return self.status in TERMINAL
 
 
+_PHASE_OF: Mapping[Status, Phase] = {Status(phase): phase for phase in Phase}
+_STATUS_OF: Mapping[Phase, Status] = {phase: Status(phase) for phase in Phase}
+_MS_OF: Mapping[Phase, str] = {phase: f"{phase}_ms" for phase in Phase}
+
+
 def evolve(state: Job | None, event: RecordedEvent) -> Job | None:
     """The state after `event`, an event of the job whose version is one more than the state's.
 
-    None stays None until `JobQueued`: a history that does not begin with it tells no job.
+    None stays None until `JobQueued`: a history that does not begin with it tells no job. Raises
+    `UndecodableEvent` for an event that was read without its payload.
     """
-    if isinstance(event.payload, JobQueued):
-        return _queued(event, event.payload)
+    payload = event.payload
+    if type(payload) is JobQueued:
+        return _queued(event, payload)
     if state is None:
         return None
-    state = replace(state, version=event.version, updated_at=event.time)
-    match event.payload:
-        case JobStarted(attempt=attempt, worker=worker):
-            # The completed phases stay completed: that is what makes a takeover cheap. Only the
-            # checks must be seen again, by the worker that will vouch for them.
-            return replace(
-                state,
-                status=Status.STARTING,
-                attempt=attempt,
-                worker=worker,
-                started_at=state.started_at or event.time,
-                completed=tuple(phase for phase in state.completed if phase is not Phase.CHECKS),
-            )
-        case PhaseStarted(phase=phase, round=number):
-            return replace(state, status=Status(phase), round=number)
-        case PhaseCompleted() as done:
-            return replace(
-                state,
-                completed=(*state.completed, done.phase),
-                manifest=done.manifest or state.manifest,
-                input_tokens=state.input_tokens + done.input_tokens,
-                output_tokens=state.output_tokens + done.output_tokens,
-                cost_usd=state.cost_usd + done.cost_usd,
-            )
-        case SandboxCreated(sandbox_id=sandbox_id, provider=provider, ends_at=ends_at):
-            return replace(
-                state,
-                sandbox_id=sandbox_id,
-                sandbox_provider=provider,
-                sandbox_ends_at=ends_at,
-            )
-        case ChecksFailed(round=number):
-            return replace(state, round=number + 1, completed=(Phase.SCAFFOLD,))
-        case CancelRequested():
-            return replace(state, status=Status.CANCELLING)
-        case JobReady() as ready:
-            return replace(
-                state,
-                status=Status.READY,
-                finished_at=event.time,
-                sandbox_id=ready.sandbox_id,
-                preview_url=ready.preview_url,
-                build_number=ready.build_number,
-                build_version=ready.build_version,
-                workspace_path=ready.workspace_path,
-                manifest=ready.manifest,
-            )
-        case JobFailed() as failed:
-            return replace(
-                _without_sandbox(state),
-                status=Status.FAILED,
-                finished_at=event.time,
-                failed_phase=failed.phase,
-                failure_kind=failed.kind,
-                error_message=failed.message,
-                debug_id=failed.debug_id,
-            )
-        case JobCancelled():
-            return replace(_without_sandbox(state), status=Status.CANCELLED, finished_at=event.time)
-        case PreviewResumed(sandbox_id=sandbox_id, preview_url=url, ends_at=ends_at):
-            return replace(state, sandbox_id=sandbox_id, preview_url=url, sandbox_ends_at=ends_at)
-        case PreviewExpired():
-            return replace(_without_sandbox(state), preview_url=None)
-        case PreviewPaused() | UnknownEvent():
-            return state
-        case _:
-            assert_never(event.payload)
+    evolved = object.__new__(Job)
+    attributes = evolved.__dict__
+    attributes.update(state.__dict__)
+    attributes["version"] = event.version
+    attributes["updated_at"] = event.time
+    attributes.update(CHANGES[type(payload)](state, event, payload))
+    return evolved
+
+
+Changes = Mapping[str, Any]
+"""The attributes of a job that an event makes others, and what they are then."""
+
+
+def _started(state: Job, event: RecordedEvent, started: JobStarted) -> Changes:
+    return {
+        "status": Status.STARTING,
+        "attempt": started.attempt,
+        "worker": started.worker,
+        "started_at": state.started_at or event.time,
+        # The completed phases stay completed: that is what makes a takeover cheap. Only the checks
+        # must be seen again, by the worker that will vouch for them.
+        "completed": tuple(phase for phase in state.completed if phase is not Phase.CHECKS),
+    }
+
+
+def _entered(_: Job, __: RecordedEvent, entered: PhaseStarted) -> Changes:
+    return {"status": _STATUS_OF[entered.phase], "round": entered.round}
+
+
+def _completed(state: Job, _: RecordedEvent, done: PhaseCompleted) -> Changes:
+    took = _MS_OF[done.phase]
+    return {
+        "completed": (*state.completed, done.phase),
+        took: (getattr(state, took) or 0) + done.duration_ms,
+        "manifest": done.manifest or state.manifest,
+        "input_tokens": state.input_tokens + done.input_tokens,
+        "output_tokens": state.output_tokens + done.output_tokens,
+        "cost_usd": state.cost_usd + done.cost_usd,
+    }
+
+
+def _sandbox(_: Job, __: RecordedEvent, created: SandboxCreated) -> Changes:
+    return {
+        "sandbox_id": created.sandbox_id,
+        "sandbox_provider": created.provider,
+        "sandbox_ends_at": created.ends_at,
+    }
+
+
+def _repair(_: Job, __: RecordedEvent, failure: ChecksFailed) -> Changes:
+    return {"round": failure.round + 1, "completed": (Phase.SCAFFOLD,)}
+
+
+def _cancelling(_: Job, __: RecordedEvent, ___: CancelRequested) -> Changes:
+    return {"status": Status.CANCELLING}
+
+
+def _ready(_: Job, event: RecordedEvent, ready: JobReady) -> Changes:
+    return {
+        "status": Status.READY,
+        "finished_at": event.time,
+        "sandbox_id": ready.sandbox_id,
+        "preview": Preview.RUNNING if ready.preview_url else None,
+        "preview_url": ready.preview_url,
+        "build_number": ready.build_number,
+        "build_version": ready.build_version,
+        "workspace_path": ready.workspace_path,
+        "manifest": ready.manifest,
+    }
+
+
+def _failed(_: Job, event: RecordedEvent, failed: JobFailed) -> Changes:
+    return {
+        **_WITHOUT_SANDBOX,
+        "status": Status.FAILED,
+        "finished_at": event.time,
+        "failed_phase": failed.phase,
+        "failure_kind": failed.kind,
+        "error_message": failed.message,
+        "debug_id": failed.debug_id,
+    }
+
+
+def _cancelled(_: Job, event: RecordedEvent, __: JobCancelled) -> Changes:
+    return {**_WITHOUT_SANDBOX, "status": Status.CANCELLED, "finished_at": event.time}
+
+
+def _paused(_: Job, __: RecordedEvent, ___: PreviewPaused) -> Changes:
+    return {"preview": Preview.PAUSED}
+
+
+def _resumed(_: Job, __: RecordedEvent, resumed: PreviewResumed) -> Changes:
+    return {
+        "preview": Preview.RUNNING,
+        "sandbox_id": resumed.sandbox_id,
+        "preview_url": resumed.preview_url,
+        "sandbox_ends_at": resumed.ends_at,
+    }
+
+
+def _expired(_: Job, __: RecordedEvent, ___: PreviewExpired) -> Changes:
+    return {**_WITHOUT_SANDBOX, "preview": Preview.EXPIRED, "preview_url": None}
+
+
+def _unknown(_: Job, __: RecordedEvent, ___: UnknownEvent) -> Changes:
+    return {}
+
+
+def _unreadable(_: Job, event: RecordedEvent, unreadable: Unreadable) -> Changes:
+    raise UndecodableEvent(event.type, event.data, unreadable.reason)
+
+
+CHANGES: Mapping[type[Payload], Callable[[Job, RecordedEvent, Any], Changes]] = {
+    JobStarted: _started,
+    PhaseStarted: _entered,
+    PhaseCompleted: _completed,
+    SandboxCreated: _sandbox,
+    ChecksFailed: _repair,
+    CancelRequested: _cancelling,
+    JobReady: _ready,
+    JobFailed: _failed,
+    JobCancelled: _cancelled,
+    PreviewPaused: _paused,
+    PreviewResumed: _resumed,
+    PreviewExpired: _expired,
+    UnknownEvent: _unknown,
+    Unreadable: _unreadable,
+}
+"""What each event means for a job that there is. A table: replays ask millions of times, and a
+`match` would try one type after the other."""
+
+# A job that ended otherwise than READY has ended its sandbox first.
+_WITHOUT_SANDBOX: Mapping[str, Any] = {"sandbox_id": None, "sandbox_ends_at": None}
 
 
 def gets_further(payload: AnyPayload) -> bool:
@@ -242,11 +338,6 @@ def _queued(event: RecordedEvent, queued: JobQueued) -> Job:
         queued_at=event.time,
         updated_at=event.time,
     )
-
-
-def _without_sandbox(state: Job) -> Job:
-    """A job that ended otherwise than READY has ended its sandbox first."""
-    return replace(state, sandbox_id=None, sandbox_ends_at=None)
 
 
 def fold(events: Iterable[RecordedEvent], state: Job | None = None) -> Job | None:

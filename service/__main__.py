@@ -2,4 +2,6 @@
 
 from service.cli import app
 
-app(prog_name="headrace")
+# A process that folds for a rebuild imports what its parent ran as `__main__`.
+if __name__ == "__main__":
+    app(prog_name="headrace")

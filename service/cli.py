@@ -2,8 +2,19 @@
 
 import typer
 
-from service.commands import instance, jobs, log, log_info, log_repair, replay, tenants, workshop
+from service.commands import (
+    instance,
+    jobs,
+    log,
+    log_info,
+    log_repair,
+    replay,
+    replay_parked,
+    tenants,
+    workshop,
+)
 from service.commands.doctor import doctor
+from service.commands.erase import erase
 
 app = typer.Typer(
     name="headrace",
@@ -19,8 +30,14 @@ app.command()(jobs.cancel)
 app.command()(tenants.cap)
 
 replay_app = typer.Typer(no_args_is_help=True, help="Prove and remake the read model.")
-for command in (replay.rebuild, replay.verify, replay.show):
+for command in (replay.rebuild, replay.verify, replay.backfill, replay.show):
     replay_app.command()(command)
+replay_app.command()(erase)
+parked_app = typer.Typer(no_args_is_help=True, help="Jobs that could not be folded any further.")
+parked_app.command("list")(replay_parked.list_)
+for command in (replay_parked.show, replay_parked.retry, replay_parked.discard):
+    parked_app.command()(command)
+replay_app.add_typer(parked_app, name="parked")
 app.add_typer(replay_app, name="replay")
 
 log_app = typer.Typer(no_args_is_help=True, help="Look at the log, move it, mend it.")

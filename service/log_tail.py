@@ -22,6 +22,7 @@ from schemas.events import (
     PreviewResumed,
     SandboxCreated,
     UnknownEvent,
+    Unreadable,
 )
 
 SHORT = 8
@@ -138,7 +139,7 @@ def _facts(payload: AnyPayload) -> str:
             return f"{kind} {debug_id}: {message}"
         case PreviewResumed(preview_url=url):
             return url
-        case PreviewExpired(reason=reason):
+        case PreviewExpired(reason=reason) | Unreadable(reason=reason):
             return reason
         case PreviewPaused() | UnknownEvent():
             return ""

@@ -21,7 +21,7 @@ from eventstore import (
     TooManyWaiting,
     VersionConflict,
 )
-from schemas import CommandRefused, JobUnknown
+from schemas import CommandRefused, JobUnknown, UndecodableEvent
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = "2"
@@ -38,6 +38,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     PostgresUnavailable: (503, "The read model is not reachable"),
     LogMissing: (503, "The log cannot be used"),
     LogUnverified: (503, "The log cannot be used"),
+    UndecodableEvent: (500, "An event of the job cannot be read"),
 }
 
 log = structlog.get_logger()
@@ -45,6 +46,23 @@ log = structlog.get_logger()
 
 class NothingMore(Exception):
     """A follower has everything and nothing will come: 204, which ends an EventSource."""
+
+
+class Unusable(Exception):
+    """A field of a request has a value that makes no sense; `problem` says why: 422."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        self.problem = problem
+        super().__init__(f"{field}: {problem}")
+
+
+class NotThere(Exception):
+    """What was asked for is not there, or another's: 404, with these headers."""
+
+    def __init__(self, what: str, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+        super().__init__(f"there is no {what}")
 
 
 def problem(status: int, title: str, detail: str = "", **members: Any) -> JSONResponse:
@@ -77,18 +95,33 @@ def install(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
-        faults = [_fault(found) for found in error.errors()[:20]]
-        detail = "; ".join(f"{fault['field']}: {fault['problem']}" for fault in faults)
-        return problem(422, "The request cannot be used", detail, errors=faults)
+        return _unusable([_fault(found) for found in error.errors()[:20]])
+
+    async def unusable(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Unusable)  # noqa: S101 - registered for it
+        return _unusable([{"field": error.field, "problem": error.problem}])
+
+    async def not_there(_: Request, error: Exception) -> Response:
+        assert isinstance(error, NotThere)  # noqa: S101 - registered for it
+        answer = problem(404, "Not found", str(error))
+        answer.headers.update(error.headers)
+        return answer
 
     async def nothing_more(_: Request, __: Exception) -> Response:
         return Response(status_code=204)
 
-    for kind in (EventStoreError, CommandRefused, Exception):
+    for kind in (EventStoreError, CommandRefused, UndecodableEvent, Exception):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Unusable, unusable)
+    app.add_exception_handler(NotThere, not_there)
     app.add_exception_handler(NothingMore, nothing_more)
+
+
+def _unusable(faults: list[dict[str, str]]) -> JSONResponse:
+    detail = "; ".join(f"{fault['field']}: {fault['problem']}" for fault in faults)
+    return problem(422, "The request cannot be used", detail, errors=faults)
 
 
 def _fault(found: Mapping[str, Any]) -> dict[str, str]:

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     keep_events: Annotated[int, Field(ge=1)] = 100_000
     """How many archived events of a partition stay in Redis at most."""
 
+    read_wait_s: Annotated[float, Field(ge=0, le=30)] = 2.0
+    """How long a read waits at most for the position that it names to be folded."""
+
     lease_s: Annotated[float, Field(ge=2, le=3600)] = 15.0
 
     @property

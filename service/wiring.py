@@ -139,8 +139,17 @@ async def running(
             keep_events=settings.keep_events,
             lease_s=settings.lease_s,
         )
+        projector = Projector(log.store, log.engine)
+        parts = Parts(
+            log.handler,
+            log.hub,
+            log.engine,
+            keys,
+            trouble=projector.trouble,
+            read_wait_s=settings.read_wait_s,
+        )
         api = _Api(uvicorn.Config(
-            create_api(Parts(log.handler, log.hub, log.engine, keys)),
+            create_api(parts),
             lifespan="off",
             log_level="warning",
             access_log=False,
@@ -158,7 +167,7 @@ async def running(
             async with anyio.create_task_group() as serving:
                 serving.start_soon(api.serve, [listener])
                 async with anyio.create_task_group() as working:
-                    working.start_soon(Projector(log.store, log.engine).run, log.hub)
+                    working.start_soon(projector.run, log.hub)
                     working.start_soon(worker.run)
                     working.start_soon(housekeeper.run)
                     settle()

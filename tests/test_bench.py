@@ -30,6 +30,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "follow": {"events": 30, "followers": 5},
     "log": {"events": 300},
     "memory": {"events": 300, "jobs": 20},
+    "project": {"events": 600},
+    "replay": {"events": 600},
     "steady": {"events": 600, "slices": 3},
 }
 
@@ -45,6 +47,8 @@ METRICS = {
     },
     "follow": {"follow_p50_ms", "follow_p99_ms", "follow_connections"},
     "log": {"log_read", "log_read_p50_ms", "log_read_p99_ms"},
+    "project": {"live", "live_reading", "lag_p99_ms"},
+    "replay": {"rebuild", "rebuild_parallel", "rebuild_growth", "swap_wait_ms"},
     "steady": {"steady_memory", "steady_keys", "steady_events"},
     "memory": {
         "memory_log_event",

@@ -21,10 +21,10 @@ local meta = redis.call('HMGET', KEYS[1], 'lineage', 'run', 'opened')
 local refusal = unsealed(meta[1], meta[2])
 if refusal then return refusal end
 
--- A key of the wrong type is met before anything is written.
+-- A key of the wrong type or without its group is met before anything is written.
 redis.call('HLEN', KEYS[2])
-redis.call('XLEN', KEYS[3])
-redis.call('XLEN', KEYS[4])
+redis.call('XPENDING', KEYS[3], GROUP)
+redis.call('XPENDING', KEYS[4], GROUP)
 
 local worker, free, lease = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')

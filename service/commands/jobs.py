@@ -69,16 +69,37 @@ def _watch(job_id: str, console: Console) -> None:
 def jobs(
     project: Annotated[str | None, typer.Option("--project", "-p", help="Only this one.")] = None,
     status: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Only free, or only pro.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Queued then or later: a day, or a time with its zone.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Queued before then.")] = None,
+    goal: Annotated[
+        str | None, typer.Option(help="Only goals with words that begin like these.")
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option(help="Go on behind this job, the last one of a list.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
     with friendly():
-        page = _ask(lambda client: client.jobs(project=project, status=status, limit=limit))
+        filters = {
+            "project": project,
+            "status": status,
+            "tier": tier,
+            "since": since,
+            "until": until,
+            "goal": goal,
+            "before": before,
+        }
+        page = _ask(lambda client: client.jobs(**filters, limit=limit))
         if as_json:
             print_json(page["jobs"])
         else:
-            out.print(_table(page["jobs"]) if page["jobs"] else "No jobs yet.")
+            none = "No job is like that." if any(filters.values()) else "No jobs yet."
+            out.print(_table(page["jobs"]) if page["jobs"] else none)
 
 
 def cancel(job: JobArgument) -> None:
@@ -104,7 +125,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
     for job in found:
         style = _STYLE.get(job["status"], "default")
         table.add_row(
-            f"[{style}]{job['status']}[/]",
+            f"[{style}]{job['status']}[/]{' (parked)' if job['parked'] else ''}",
             job["build_version"] or "",
             job["project_id"],
             job["job_id"],

@@ -1,115 +1,134 @@
-"""Proving and remaking the read model: replay rebuild, verify, show."""
+"""Proving and remaking the read model: replay rebuild, verify, backfill."""
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol, TypeVar
+import shutil
+from functools import partial
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-from rich.table import Table
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from projector import Difference, Projector, Replayed
+from projector import Difference, Replayed, processes
+from projector import backfill as backfill_tables
 from projector import rebuild as rebuild_tables
 from projector import verify as verify_tables
-from schemas import Job, JobRef, RecordedEvent, evolve
-from service.commands.terminal import err, friendly, log_file, out, reached_servers, run
-from service.errors import ApiError
-from service.instance import LOCAL_TENANT
+from service.commands.replay_log import act_on_log, on_log, refusals, with_progress
+from service.commands.replay_show import show
+from service.commands.terminal import AsJson, err, log_file, out, print_json, reached_servers, run
+from service.embedded import Servers, are_embedded
 from service.settings import Settings
-from service.wiring import Log, opened_log
 
-T = TypeVar("T")
-R = TypeVar("R", covariant=True)
+__all__ = ["backfill", "on_log", "rebuild", "refusals", "show", "verify"]
 
+SHOWN = 20
+DIFFERS, NOT_CHECKED = 1, 2
+"""Exit codes of `verify`."""
 
-class _Replay(Protocol[R]):
-    def __call__(
-        self, engine: AsyncEngine, *, on_progress: Callable[[int, int], None]
-    ) -> Awaitable[R]: ...
-
-
-def rebuild() -> None:
-    """Fold the whole log into fresh tables and put them in place."""
-    with friendly():
-        replayed: Replayed = on_log(_with_progress(rebuild_tables, "rebuilding"))
-        out.print(f"Rebuilt {replayed.jobs} jobs from {replayed.events} events.", highlight=False)
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, help="Processes that fold; one a core by default, four at most."),
+]
 
 
-def verify() -> None:
-    """Compare the read model with what its events fold to; exit code 1 when they differ."""
-    with friendly():
-        replayed, differences = on_log(_with_progress(verify_tables, "verifying"))
+def rebuild(workers: Workers = None) -> None:
+    """Fold the whole log into fresh tables and put them in place; readers go on meanwhile."""
+    with refusals():
+        settings = Settings.read()
+        with log_file(settings), reached_servers(settings) as servers:
+            replay = partial(
+                rebuild_tables,
+                workers=workers or processes(),
+                free_bytes=_free_bytes(settings, servers),
+            )
+            act = with_progress(replay, "rebuilding")
+            replayed: Replayed = run(act_on_log, settings, servers, act)
+        said = [f"Rebuilt {replayed.jobs} jobs from {replayed.events} events."]
+        if replayed.differing:
+            said.append(f"Not as their events say were: {', '.join(replayed.differing)}.")
+        else:
+            said.append("Every table was what its events say.")
+        said.append(f"Readers waited {replayed.swap_wait_ms:.0f} ms at most.")
+        _say(said, replayed.parked)
+
+
+def verify(
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Compare only so many jobs, taken at random.")
+    ] = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the read model with what its events fold to.
+
+    Exit code 0: no difference, 1: it differs, 2: it could not be compared.
+    """
+    try:
+        with refusals():
+            replay = partial(verify_tables, workers=workers or processes(), jobs=sample)
+            replayed, differences = on_log(with_progress(replay, "verifying"))
+    except typer.Exit as ended:
+        raise typer.Exit(NOT_CHECKED) from ended
+    if as_json:
+        print_json(_document(replayed, differences))
+    else:
         _show_differences(replayed, differences)
     if differences:
-        raise typer.Exit(1)
+        raise typer.Exit(DIFFERS)
 
 
-def show(
-    job: Annotated[str, typer.Argument(help="The job's id.", show_default=False)],
-    tenant: Annotated[str, typer.Option(help="Whose job it is.")] = LOCAL_TENANT,
-) -> None:
-    """Print a job's history: each event and the state after it."""
+def backfill() -> None:
+    """Fold the archive into the tables of new or changed projections.
 
-    async def read(log: Log) -> list[RecordedEvent]:
-        return await log.store.read_job(JobRef(tenant, job))
-
-    with friendly():
-        events = on_log(read)
-        if not events:
-            raise ApiError(404, f"there is no job {job} of tenant {tenant}")
-        out.print(_history(events), soft_wrap=not out.is_terminal)
+    A running instance does it by itself.
+    """
+    with refusals():
+        names: list[str] = on_log(with_progress(backfill_tables, "folding"))
+        found = f"Filled {', '.join(names)}." if names else "Every table was filled already."
+        out.print(found, highlight=False)
 
 
-def on_log(action: Callable[[Log], Awaitable[T]]) -> T:
-    """What `action` makes of the opened log, of the running instance or of one's own servers."""
-
-    async def act() -> T:
-        async with opened_log(settings, servers) as log:
-            return await action(log)
-
-    settings = Settings.read()
-    with log_file(settings), reached_servers(settings) as servers:
-        return run(act)
+def _free_bytes(settings: Settings, servers: Servers) -> int | None:
+    """The room on the embedded Postgres' disk; None for a server of which nobody can see it."""
+    if not are_embedded(servers, settings.home):
+        return None
+    return shutil.disk_usage(settings.home / "postgres").free
 
 
-def _with_progress(replay: _Replay[T], verb: str) -> Callable[[Log], Awaitable[T]]:
-    """`replay` on all that the log holds now, under a progress bar."""
+def _document(replayed: Replayed, differences: list[Difference]) -> dict[str, Any]:
+    return {
+        "status": "different" if differences else "same",
+        "jobs": replayed.jobs,
+        "events": replayed.events,
+        "parked": replayed.parked,
+        "differences": [
+            {
+                "table": one.table,
+                "key": [str(part) for part in one.key],
+                "column": one.column,
+                "live": _plain(one.live),
+                "folded": _plain(one.folded),
+                "event": one.event,
+            }
+            for one in differences
+        ],
+    }
 
-    async def act(log: Log) -> T:
-        await Projector(log.store, log.engine).catch_up()
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-            task = bar.add_task(verb, total=None)
 
-            def advance(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
-
-            return await replay(log.engine, on_progress=advance)
-
-    return act
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
 def _show_differences(replayed: Replayed, differences: list[Difference]) -> None:
-    for difference in differences:
+    for difference in differences[:SHOWN]:
         err.print(str(difference), markup=False, highlight=False, soft_wrap=True)
+    if len(differences) > SHOWN:
+        err.print(f"… and {len(differences) - SHOWN} more: --json has them.", highlight=False)
     found = f"{len(differences)} differences" if differences else "no difference"
-    out.print(f"{found}: {replayed.jobs} jobs, {replayed.events} events compared.", highlight=False)
+    said = [f"{found}: {replayed.jobs} jobs, {replayed.events} events compared."]
+    if differences:
+        said.append("`./headrace replay rebuild` makes the read model anew.")
+    _say(said, replayed.parked)
 
 
-def _history(events: list[RecordedEvent]) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("VERSION", "TIME", "EVENT", "STATE AFTER", "DATA"):
-        table.add_column(title, no_wrap=title != "DATA", overflow="fold")
-    state: Job | None = None
-    for event in events:
-        state = evolve(state, event)
-        row: list[Any] = [
-            str(event.version),
-            event.time.strftime("%H:%M:%S.%f")[:-3],
-            event.type,
-            state.status.value if state else "-",
-            escape(event.data.decode()),
-        ]
-        table.add_row(*row)
-    return table
+def _say(said: list[str], parked: int) -> None:
+    if parked:
+        said.append(f"{parked} jobs stand aside: `./headrace replay parked list`.")
+    out.print("\n".join(said), highlight=False, soft_wrap=True)

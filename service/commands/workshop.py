@@ -17,7 +17,10 @@ _REFRESHES_A_SECOND = 2
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="append, follow, log, memory or steady.", show_default=False)
+        str,
+        typer.Argument(
+            help="append, follow, log, memory, project, replay or steady.", show_default=False
+        ),
     ],
     events: Annotated[
         int | None,
@@ -50,6 +53,14 @@ def bench(
 
     memory (100,000 events, 1 min): bytes of an event, a living job and a
     follower.
+
+    project (200,000 events, 3 min): events a second from the log into archive
+    and read model, beside reading alone and writing alone; and how far it is
+    behind 2,000 events a second.
+
+    replay (1,000,000 events, 5 min): events a second of a rebuild, beside
+    reading the archive alone, in one process and in several; and how long
+    readers wait for the swap.
 
     steady (1,000,000 events, 6 min): what Redis holds while so many events
     go through it and are archived, trimmed and expire.

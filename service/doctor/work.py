@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from eventstore.keys import GROUP, Keys
-from service.doctor.finding import Finding, count, duration, ok, problem, warning
+from service.doctor.finding import Finding, count, duration, ok, partitions, problem, warning
 
 CLASSES = ("high", "normal")
 LEASES = 2
@@ -33,15 +33,22 @@ class Workload:
     """Workers that were heard of within two leases."""
     gone: int
     """Names of workers that have ended; nobody is hurt by them."""
+    ungrouped: tuple[int, ...] = ()
+    """Partitions of which a work stream has no consumer group."""
+    astray: tuple[int, ...] = ()
+    """Partitions in which not every job that lives is held, queued or waiting, once."""
 
 
-async def read_workload(redis: Redis, partitions: int, *, lease_ms: int) -> Workload:
-    """The workload of all partitions; a partition that was not made yet has none."""
+async def read_workload(redis: Redis, number: int, *, lease_ms: int) -> Workload:
+    """The workload of all partitions, so many; one that was not made yet has none."""
     alive = held = queued = waiting = stuck = 0
+    ungrouped, astray = set[int](), set[int]()
     idle_ms: dict[str, int] = {}
-    for keys in map(Keys, range(partitions)):
-        alive += int(await redis.hlen(keys.runs))
-        waiting += await _waiting(redis, keys)
+    for keys in map(Keys, range(number)):
+        living, entries, behind_caps = await _jobs(redis, keys)
+        if living != entries + behind_caps:
+            astray.add(keys.partition)
+        alive, queued, waiting = alive + living, queued + entries, waiting + behind_caps
         for work in map(keys.work, CLASSES):
             try:
                 pending: Any = await redis.xpending(work, GROUP)
@@ -49,24 +56,46 @@ async def read_workload(redis: Redis, partitions: int, *, lease_ms: int) -> Work
                     work, GROUP, "-", "+", MOST_COUNTED, idle=LEASES * lease_ms
                 )
                 consumers: Any = await redis.xinfo_consumers(work, GROUP)
-            except ResponseError:  # no such stream or group
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                if await redis.exists(keys.meta):
+                    ungrouped.add(keys.partition)
                 continue
             held += pending["pending"]
-            queued += int(await redis.xlen(work)) - pending["pending"]
             stuck += len(left)
             for consumer in consumers:
                 name = consumer["name"].decode()
                 idle_ms[name] = min(consumer["idle"], idle_ms.get(name, consumer["idle"]))
     workers = sum(idle < LEASES * lease_ms for idle in idle_ms.values())
-    return Workload(alive, held, queued, waiting, stuck, workers, len(idle_ms) - workers)
+    return Workload(
+        alive,
+        held,
+        max(0, queued - held),  # asked one after the other
+        waiting,
+        stuck,
+        workers,
+        len(idle_ms) - workers,
+        tuple(sorted(ungrouped)),
+        tuple(sorted(astray)),
+    )
 
 
-async def _waiting(redis: Redis, keys: Keys) -> int:
-    tenants: Any = await redis.hkeys(keys.tenants)
-    pipeline = redis.pipeline(transaction=False)
-    for tenant in tenants:
-        pipeline.zcard(keys.waiting(tenant.decode()))
-    return sum(await pipeline.execute())
+async def _jobs(redis: Redis, keys: Keys) -> tuple[int, int, int]:
+    """How many jobs live, have a work entry, and wait behind a cap: all at one moment."""
+    tenants = set[bytes]()
+    while True:
+        pipeline = redis.pipeline(transaction=True)
+        pipeline.hkeys(keys.tenants)
+        pipeline.hlen(keys.runs)
+        for work in map(keys.work, CLASSES):
+            pipeline.xlen(work)
+        for tenant in tenants:
+            pipeline.zcard(keys.waiting(tenant.decode()))
+        there, living, high, normal, *waiting = await pipeline.execute()
+        if tenants.issuperset(there):
+            return living, high + normal, sum(waiting)
+        tenants.update(there)
 
 
 def judge_workload(load: Workload, *, lease_s: float, at_rest: bool) -> Finding:
@@ -79,6 +108,21 @@ def judge_workload(load: Workload, *, lease_s: float, at_rest: bool) -> Finding:
     jobs = count(load.alive, "job")
     details = ", ".join(filter(None, parts))
     says = f"{jobs}: {details}" if details else "no job waits or runs" if not load.alive else jobs
+    if load.ungrouped:
+        return problem(
+            "work",
+            f"{says}; a consumer group was destroyed ({partitions(load.ungrouped)})",
+            "No worker is given a job there.",
+            "./headrace up, anew where it runs: a start makes the group again and loses no job",
+        )
+    if load.astray:
+        return warning(
+            "work",
+            f"{says}; that is not each of them once ({partitions(load.astray)})",
+            "Somebody else wrote into the queues. A job that stands in none is never given to a "
+            "worker, and counts against its tenant's cap.",
+            "./headrace log export, and import that into an empty log, which queues every job anew",
+        )
     if at_rest:
         return ok("work", f"{says}; the next start goes on" if load.alive else says)
     workers = f"{says}; {count(load.workers, 'worker')} heard from"

@@ -129,11 +129,13 @@ class Model:
         command: CommandId | None = None,
         build_number: int | None = None,
     ) -> Appended:
+        job, partition = self.jobs.get(ref.job), self.partition(ref.tenant)
+        if job and job.in_stream_from is None and not expected_version:
+            job.seed()  # asked for first: these ids do not say when they were made
         if command and (known := self.find_command(ref.tenant, command)):
             return known
-        job, partition = self.jobs.get(ref.job), self.partition(ref.tenant)
         version = job.version if job else 0
-        if job and job.in_stream_from is None and expected_version and not claim:
+        if job and job.in_stream_from is None and not claim:
             job.seed()  # a claim of a job that has ended is refused before
         if job and version != expected_version and job.has_sent(events, expected_version):
             last = job.events[expected_version + len(events) - 1]

@@ -1,11 +1,14 @@
 """Keeping house: Redis stays small, and nobody who asks can tell what has gone from it."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
 
 import anyio
 import pytest
+import structlog
 from redis.asyncio import Redis
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import (
@@ -17,7 +20,9 @@ from eventstore import (
     Hub,
     LogUnverified,
     NumberTaken,
+    VersionConflict,
     follow,
+    housekeeping,
     subscribe,
 )
 from eventstore.keys import Keys
@@ -35,6 +40,7 @@ from tests.histories import (
     ready,
     started,
 )
+from tests.projector.contents import execute
 from tests.projector.writing import ONE_PER_PARTITION, write
 
 OURS = ONE_PER_PARTITION.index(TENANT)
@@ -150,7 +156,7 @@ async def test_trimming_decodes_nothing_so_what_cannot_be_decoded_does_not_stop_
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def cannot(fields: object) -> None:
+    def cannot(*_: object) -> None:
         raise UndecodableEvent("JobReady.v9", b"{}", "of a newer version")
 
     ref = await write(store, build())
@@ -339,6 +345,69 @@ async def test_a_job_that_expired_goes_on_and_its_row_follows(
     assert found.model_copy(update={"position": None}) == row_of(job)
 
 
+# --- a job that is queued again -------------------------------------------------------------------
+
+
+def made_at(time: datetime) -> str:
+    """A job's id as it was made at that time."""
+    milliseconds = round(time.timestamp() * 1000)
+    return str(UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | 42))
+
+
+NO_TIME = str(uuid4())
+LONG_AGO = made_at(NOON)
+TOO_EARLY = made_at(datetime.now(UTC) + timedelta(days=1))
+
+
+@pytest.mark.parametrize(
+    "job", [LONG_AGO, TOO_EARLY, NO_TIME], ids=["long ago", "too early", "no time"]
+)
+async def test_a_job_queued_again_after_its_stream_expired_is_refused_and_folding_goes_on(
+    store: EventStore, projector: Projector, clock: Clock, redis: Redis, job: str
+) -> None:
+    await write(store, [queued(), failed()], job=job)
+    await projector.catch_up()
+    await housekeeper(store, clock).trim(OURS)
+    assert await expire_now(redis) == 1
+    end = await store.log_end(OURS)
+    with pytest.raises(VersionConflict) as refused:
+        await write(store, [queued()], job=job)
+    assert refused.value.actual == 2
+    assert await store.log_end(OURS) == end
+    await write(store, build())
+    assert await projector.catch_up() == len(build())
+
+
+async def test_a_stream_about_to_expire_outlives_the_job_that_is_queued_again(
+    store: EventStore, projector: Projector, clock: Clock, redis: Redis
+) -> None:
+    ref = await write(store, [queued(), failed()], job=LONG_AGO)
+    await projector.catch_up()
+    await housekeeper(store, clock).trim(OURS)
+    await redis.pexpire(KEYS.job(ref.job), 30_000)
+    end = await store.log_end(OURS)
+    await write(store, [queued()], job=LONG_AGO)  # the very same event: it is there
+    assert await store.log_end(OURS) == end
+    assert await redis.pttl(KEYS.job(ref.job)) > 30_000
+
+
+@pytest.mark.parametrize("job", [LONG_AGO, None], ids=["old", "fresh"])
+async def test_only_for_an_old_job_id_is_the_archive_asked(
+    store: EventStore, job: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+    newest_of_job = store.archive.newest_of_job
+
+    async def noted(tenant: str, job: str) -> object:
+        asked.append(job)
+        return await newest_of_job(tenant, job)
+
+    monkeypatch.setattr(store.archive, "newest_of_job", noted)
+    ref = await write(store, [queued()], job=job)
+    assert asked == ([ref.job] if job else [])
+    assert await log_ids(store) == ["1-1"]
+
+
 # --- build numbers --------------------------------------------------------------------------------
 
 
@@ -418,6 +487,44 @@ async def test_a_number_that_was_read_before_another_build_is_not_put_back_after
     with pytest.raises(NumberTaken) as caught:
         await write(store, [ready(2)], job=running.job, after=len(all_completed()))
     assert caught.value.last == 2
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("life_s", [59.9, 0, -1])
+async def test_a_life_of_streams_shorter_than_an_answer_of_the_archive_holds_is_refused(
+    store: EventStore, life_s: float
+) -> None:
+    with pytest.raises(ValueError, match=f"stream_life_s is {life_s:g}"):
+        Housekeeper(store, keep_s=0, keep_events=0, lease_s=60, stream_life_s=life_s)
+
+
+async def test_keeping_house_outlives_whatever_postgres_answers(
+    store: EventStore,
+    projector: Projector,
+    clock: Clock,
+    engine: AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(housekeeping, "EVERY_S", 0.001)
+    monkeypatch.setattr(housekeeping, "_PAUSE_AFTER_FAULT_S", 0.001)
+    await write(store, build())
+    await projector.catch_up()
+    await execute(engine, "ALTER TABLE headrace.events RENAME TO lost")
+    with structlog.testing.capture_logs() as said:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(housekeeper(store, clock).run)
+            with anyio.fail_after(PATIENCE_S):
+                while len(said) < 2 * store.partitions:
+                    await anyio.lowlevel.checkpoint()
+                await execute(engine, "ALTER TABLE headrace.lost RENAME TO events")
+                while await log_ids(store):
+                    await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+    stuck = [one for one in said if one["event"] == "housekeeping_stuck"]
+    assert {one["partition"] for one in stuck} == set(range(store.partitions))
+    assert all(isinstance(one["exc_info"], ProgrammingError) for one in stuck)
 
 
 # --- under load -----------------------------------------------------------------------------------

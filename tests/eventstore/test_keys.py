@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import eventstore
 from eventstore import Archive, CommandHandler, Fenced, Housekeeper, open_log
+from eventstore.erasing import forget_commands, forget_streams, newest_events
 from eventstore.transfer import Living, _requeue, _restore
 from projector import Projector
 from schemas import JobRef, NewEvent, Phase, RecordedEvent
@@ -133,6 +134,9 @@ async def live(handler: CommandHandler, redis: Redis, engine: AsyncEngine) -> No
 
     await Projector(store, engine).catch_up()
     await Housekeeper(store, keep_s=0, keep_events=0, lease_s=0).keep(partition)
+    await forget_streams(store, partition, await newest_events(engine, partition, [first.job]))
+    await redis.set(keys.command(TENANT, "old"), f"asked {first.job} 1 1-1")
+    await forget_commands(store, TENANT, {first.job})
     await redis.delete(keys.job(job.job))
     late = NewEvent(id=str(uuid4()), time=datetime.now(UTC), payload=CancelRequested(by="ann"))
     await store.append(job, PROJECT, [late], expected_version=done.job.version)

@@ -212,9 +212,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.exchange(call)
 
     def exchange(self, call: dict[str, Any]) -> None:
-        job = self.model.jobs.get(call["ref"].job)
-        if job and job.in_stream_from is None and call["expected_version"] == 0:
-            return  # ids of jobs are not given twice, and no client tries for so long
         self.both(lambda: self.store.append(**call), lambda: self.model.append(**call))
 
     # --- workers ---------------------------------------------------------------------------------

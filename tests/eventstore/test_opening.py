@@ -26,7 +26,7 @@ from schemas import JobRef
 from tests.conftest import PARTITIONS
 from tests.eventstore.killable import KillableServer
 from tests.histories import TENANT, failed, queued, started
-from tests.projector.contents import contents, execute, whole_log
+from tests.projector.contents import READ_MODEL, contents, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write
 
 OURS = ONE_PER_PARTITION.index(TENANT)
@@ -100,7 +100,7 @@ async def epochs(archive: Archive) -> list[tuple[int, int]]:
 async def empty_postgres(engine: AsyncEngine) -> None:
     await execute(
         engine,
-        "TRUNCATE headrace.log_partitions, headrace.log_epochs, headrace.events, jobs, checkpoints",
+        "TRUNCATE headrace.log_partitions, headrace.log_epochs, headrace.events, " + READ_MODEL,
     )
 
 

@@ -9,7 +9,15 @@ import anyio
 import pytest
 from redis import Redis as BlockingRedis
 
-from eventstore import Claim, CommandHandler, EventStore, Fenced, Housekeeper, Hub
+from eventstore import (
+    Claim,
+    CommandHandler,
+    EventStore,
+    Fenced,
+    Housekeeper,
+    Hub,
+    RedisUnavailable,
+)
 from eventstore.keys import GROUP
 from eventstore.reading import stream_range
 from generator import GenerationService, Heart, Worker
@@ -85,6 +93,11 @@ async def beat(store: EventStore, claim: Claim) -> bool:
             [claim.ref.job, claim.worker, claim.attempt],
         )
     )
+
+
+async def destroy_groups(store: EventStore, *classes: str) -> None:
+    for name in classes:
+        assert await store.redis.xgroup_destroy(store.keys(TENANT).work(name), GROUP)
 
 
 # --- claim and takeover --------------------------------------------------------------------------
@@ -298,6 +311,67 @@ async def test_a_heart_stops_with_the_block_that_held_the_claim(
         for _ in range(2):
             await until_it_beats(store, other)
         assert await silent_for_ms(store, held) >= LONG_MS
+
+
+# --- a consumer group that somebody destroyed -----------------------------------------------------
+
+
+async def test_after_a_group_was_destroyed_each_job_is_where_it_was(
+    handler: CommandHandler,
+) -> None:
+    store = handler.store
+    owned = [await claimed(handler), await claimed(handler), await claimed(handler, tier="pro")]
+    back = await claimed(handler)
+    assert await store.work.release(back)
+    free = {back.ref, await queue(handler), await queue(handler, "pro")}
+    await destroy_groups(store, "high", "normal")
+    await store.verification.verify_again()
+    await a_lease_passes(store)
+    assert {one.ref for one in await claim(store, "w2")} == free
+    assert await claim(store, "w2") == []
+    for one in owned:
+        assert await beat(store, one)
+        await handler.handle(one.ref, StartJob("w1", one.attempt), claim=one)
+        await fall_silent(store, one)
+    taken = await claim(store, "w3")
+    assert {(one.ref, one.attempt) for one in taken} == {(one.ref, 2) for one in owned}
+
+
+async def test_a_claim_that_finds_one_group_destroyed_takes_nothing_from_the_other(
+    handler: CommandHandler,
+) -> None:
+    store = handler.store
+    await queue(handler, "pro")
+    await destroy_groups(store, "normal")
+    before = await store.redis.hgetall(store.keys(TENANT).runs)
+    with pytest.raises(RedisUnavailable, match="NOGROUP"):
+        await claim(store, "w1")
+    assert await store.redis.hgetall(store.keys(TENANT).runs) == before
+    await store.verification.verify_again()
+    assert [one.attempt for one in await claim(store, "w1")] == [1]
+
+
+async def test_jobs_behind_one_that_has_no_owner_are_not_passed_over(
+    handler: CommandHandler,
+) -> None:
+    store, keys = handler.store, handler.store.keys(TENANT)
+    first, second, third = [await claimed(handler) for _ in range(3)]
+    # As somebody who writes into the log might leave it.
+    told = f"{TENANT} normal {second.entry_id} - 1 1"
+    await store.redis.hset(keys.runs, second.ref.job, told)
+    await destroy_groups(store, "normal")
+    await store.verification.verify_again()
+    taken = await claim(store, "w2")
+    assert {one.ref for one in taken} == {second.ref, third.ref}
+    assert await beat(store, first)
+
+
+async def test_a_work_stream_that_was_deleted_takes_new_jobs(handler: CommandHandler) -> None:
+    store = handler.store
+    await store.redis.delete(store.keys(TENANT).work("normal"))
+    await store.verification.verify_again()
+    ref = await queue(handler)
+    assert [one.ref for one in await claim(store, "w1")] == [ref]
 
 
 # --- workers that are gone -----------------------------------------------------------------------

@@ -29,6 +29,7 @@ from eventstore import (
     VersionConflict,
 )
 from eventstore import store as store_module
+from eventstore.erasing import forget_commands, forget_streams, newest_events
 from eventstore.keys import Keys
 from eventstore.scripts import Scripts, refusal
 from eventstore.verification import Verification
@@ -122,17 +123,22 @@ class Scene:
         await self.store.verification.verify_again()
 
     async def requeue(self) -> None:
-        keys = self.keys
-        names = [keys.meta, keys.runs, keys.bell, keys.tenants, keys.caps]
-        names += [keys.waiting(TENANT), keys.work("high"), keys.work("normal")]
         args = [str(uuid4()), TENANT, PROJECT, "normal", 1, 1, 9]
-        await self.call("requeue", names, args)
+        await self.call("requeue", self.keys.admission(TENANT), args)
 
     async def restore(self) -> None:
         job, end = str(uuid4()), await self.store.log_end(self.keys.partition)
         names = [self.keys.meta, self.keys.log, self.keys.bell, self.keys.job(job)]
         event = [1, str(uuid4()), JobQueued.type, TENANT, PROJECT, job, 1, "2026", "", "", "{}"]
         await self.call("restore", names, [end.seq, *event])
+
+    async def forget(self) -> None:
+        newest = await newest_events(self.engine, self.keys.partition, [self.ended.job])
+        await forget_streams(self.store, self.keys.partition, newest)
+
+    async def forget_commands(self) -> None:
+        await self.redis.set(self.keys.command(TENANT, "c-0"), f"asked {self.ended.job} 1 1-1")
+        await forget_commands(self.store, TENANT, {self.ended.job})
 
     async def call(self, script: str, keys: list[str], args: list[Any]) -> None:
         """Call a script of those that replaying an export needs."""
@@ -160,7 +166,7 @@ async def everything(redis: Redis) -> dict[bytes, tuple[bytes, bytes | None]]:
     }
 
 
-SEALED = ["admit", "append", "claim", "requeue", "restore", "trim"]
+SEALED = ["admit", "append", "claim", "forget", "requeue", "restore", "trim"]
 """The scripts that are told which log they are to write to."""
 
 # --- calls of scripts ----------------------------------------------------------------------------
@@ -170,10 +176,13 @@ CALLS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "append": Scene.finish,
     "claim": Scene.take,
     "create": Scene.make_anew,
+    "forget": Scene.forget,
+    "forget_commands": Scene.forget_commands,
     "heartbeat": Scene.beat,
     "progress": lambda scene: scene.tell(text="…"),
     "release": lambda scene: scene.store.work.release(scene.claim),
     "requeue": Scene.requeue,
+    "regroup": lambda scene: scene.store.verification.verify_again(),
     "reopen": Scene.come_back_on_another_server,
     "restore": Scene.restore,
     "retire": lambda scene: scene.store.work.retire(0, silent_ms=0),
@@ -238,6 +247,7 @@ async def test_nothing_changes_when_a_script_is_called_with_too_little_or_too_mu
         "claim",
         "heartbeat",
         "progress",
+        "regroup",
         "release",
         "requeue",
         "restore",

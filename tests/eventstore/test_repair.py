@@ -18,6 +18,7 @@ from eventstore import (
     Fenced,
     Housekeeper,
     Hub,
+    JobEvent,
     LogEntry,
     LogMissing,
     LogUnverified,
@@ -27,6 +28,7 @@ from eventstore import (
     Reset,
     VersionConflict,
     connect_redis,
+    follow,
     open_log,
     repair,
     subscribe,
@@ -38,7 +40,7 @@ from schemas import JobRef, NewEvent, Position, Status
 from tests.conftest import PARTITIONS
 from tests.eventstore.killable import KillableServer
 from tests.histories import NOON, build, failed, new, queued, started
-from tests.projector.contents import execute, whole_log
+from tests.projector.contents import READ_MODEL, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write
 
 CAP = 7
@@ -445,7 +447,7 @@ async def test_once_a_partition_is_made_anew_its_lost_end_can_never_be_archived(
     with pytest.raises(Killed):
         await whole.mend()
     registered = await Archive(whole.engine).register.one(PARTITION_OF_ACME)
-    assert not registered.rightful(Position.parse(f"{PARTITION_OF_ACME}:{lost}"))
+    assert not registered.rightful(Position.at(PARTITION_OF_ACME, str(lost)))
 
 
 # --- whoever had the log open --------------------------------------------------------------------
@@ -504,6 +506,28 @@ async def test_a_subscriber_of_a_lost_end_is_told_where_the_history_goes_on(
     await reading.aclose()
 
 
+async def test_a_follower_of_a_lost_end_that_has_grown_again_as_long_is_told_so(
+    whole: Broken,
+) -> None:
+    ref = whole.running[PARTITION_OF_ACME]
+    await unarchived_end(whole)
+    others = connect_redis(whole.server.url)
+    hub = Hub(await open_log(others, Archive(whole.engine), partitions=PARTITIONS), others)
+    following = follow(hub, ref)
+    with anyio.fail_after(30):
+        seen = [(await anext(following)).id for _ in range(3)]
+        await flushed(whole)
+        await whole.mend()
+        hub._wake_all()
+        assert await anext(following) == Reset()
+        anew = [await anext(following) for _ in range(3)]
+    assert [one.id for one in anew] == seen == ["1-0", "2-0", "3-0"]
+    assert isinstance(anew[-1], JobEvent)
+    assert anew[-1].event.type == "JobFailed"
+    await following.aclose()
+    await others.aclose()
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 
@@ -535,7 +559,7 @@ async def test_a_log_whose_archive_was_lost_is_not_touched(whole: Broken) -> Non
 async def test_a_whole_log_that_postgres_does_not_know_needs_no_repair(whole: Broken) -> None:
     await execute(
         whole.engine,
-        "TRUNCATE headrace.events, jobs, checkpoints",
+        f"TRUNCATE headrace.events, {READ_MODEL}",
         "TRUNCATE headrace.log_partitions CASCADE",
     )
     assert await whole.mend() == []

@@ -159,7 +159,7 @@ async def test_a_subscriber_resumes_exactly_behind_any_checkpoint(
     whole = ["1-1", "1-2", "1-3", "1-4", "2-5", "2-6", "2-7", "2-8", "2-9", "2-10"]
     assert places(await take(hub, 10)) == whole
     for number, entry_id in enumerate(whole[:-1], start=1):
-        after = Position.parse(f"{OURS}:{entry_id}")
+        after = Position.at(OURS, entry_id)
         assert places(await take(hub, 10 - number, after=after)) == whole[number:]
 
 

@@ -45,7 +45,7 @@ from tests.histories import (
     repaired_build,
     started,
 )
-from tests.projector.contents import contents, execute, whole_log
+from tests.projector.contents import READ_MODEL, contents, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write
 
 ANOTHER_NUMBER = 3
@@ -75,7 +75,7 @@ async def empty_pair(
     await redis.flushall()
     await execute(
         engine,
-        "TRUNCATE jobs, checkpoints, headrace.events, headrace.fold_lock",
+        f"TRUNCATE {READ_MODEL}, headrace.events, headrace.fold_lock",
         "TRUNCATE headrace.log_partitions CASCADE",
     )
     return await open_log(redis, Archive(engine), partitions=partitions, tenant_cap=tenant_cap)

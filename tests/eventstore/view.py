@@ -86,7 +86,7 @@ async def look(redis: Redis, partition: int) -> View:
         end=Position(partition, int(meta["epoch"]), int(meta["seq"])),
         log=[
             Logged(
-                Position.parse(f"{partition}:{entry}"),
+                Position.at(partition, entry),
                 fields["id"],
                 fields["type"],
                 fields["job"],

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from eventstore import Archive, EventStore, connect_postgres, connect_redis, open_log
 from eventstore.keys import Keys
+from projector.tables import metadata
 
 PARTITIONS = 2
 TENANT_CAP = 2
@@ -38,8 +39,8 @@ class World:
         async with self.engine.begin() as connection:
             for table in ("headrace.log_epochs", "headrace.log_partitions", "headrace.events"):
                 await connection.execute(text(f"DELETE FROM {table}"))
-            for table in ("jobs", "checkpoints"):
-                await connection.execute(text(f"DELETE FROM {table}"))
+            for table in reversed(metadata.sorted_tables):
+                await connection.execute(text(f"DELETE FROM {table.name}"))
         await self.store.verification.verify_again()
 
     async def become_another_server(self) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import Archive, EventStore, connect_postgres, connect_redis, open_log
 from projector import Projector
-from projector.replay import OnProgress
+from projector.shadow import OnProgress
 from service.embedded import Servers
 from tests.conftest import PARTITIONS
 from tests.projector.contents import scalar
@@ -68,18 +68,17 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await anyio.sleep(0.005)
 
 
-async def blocked_backend(engine: AsyncEngine) -> int:
-    """The pid of a backend of this database that waits for a lock; returns when there is one."""
+async def blocked_backend(engine: AsyncEngine, count: int = 1) -> int:
+    """The pid of a backend of this database that waits for a lock; returns when `count` do."""
     found: list[int] = []
 
     async def waits() -> bool:
         query = (
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
-            "AND wait_event_type = 'Lock' LIMIT 1"
+            "SELECT array_agg(pid) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND wait_event_type = 'Lock'"
         )
-        pid = await scalar(engine, query)
-        found.extend([pid] if pid is not None else [])
-        return bool(found)
+        found[:] = await scalar(engine, query) or []
+        return len(found) >= count
 
     await until(waits)
     return found[0]

@@ -200,11 +200,18 @@ async def test_a_version_that_learns_a_type_later_makes_good_what_was_passed_ove
 ) -> None:
     with monkeypatch.context() as older_code:
         older_code.delitem(PAYLOADS, PreviewExpired.type)
-        job = await write(store, [*build(), PreviewExpired(reason="time-out")])
+        # Too long to be among the decoded payloads that are kept.
+        expired = PreviewExpired(reason="the sandbox has come to the end of the time that it had")
+        job = await write(store, [*build(), expired])
         await projector.catch_up()
         assert (await row_in_table(engine, job)).sandbox_id == "sb-1"
+    last = (await row_in_table(engine, job)).position
     _, differences = await verify(engine)
-    assert {difference.column for difference in differences} == {"sandbox_id", "preview_url"}
+    late = {"sandbox_id", "preview", "preview_url", "expires_at"}
+    assert {(found.table, found.column) for found in differences} == {
+        (table, column) for table in ("jobs", "builds") for column in late
+    }
+    assert {found.event for found in differences} == {f"PreviewExpired at {last}"}
     await rebuild(engine)
     assert (await row_in_table(engine, job)).sandbox_id is None
     assert (await verify(engine))[1] == []

@@ -6,13 +6,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore
-from projector import Projector, Replayed, list_jobs, rebuild, verify
+from projector import Projector, list_jobs, rebuild, verify
+from projector.errors import ReplayRunning
 from projector.replay import SHADOW
-from schemas import JobRef, UndecodableEvent
+from schemas import JobRef
 from service.embedded import Servers
 from service.migrating import check
 from tests.histories import TENANT, all_completed, build, ready, started
-from tests.projector.contents import contents, execute, folded, scalar
+from tests.projector.contents import EMPTY, contents, execute, folded, scalar
 from tests.projector.processes import another_process, at_the_first_job
 from tests.projector.writing import write
 
@@ -48,7 +49,8 @@ async def test_a_rebuild_makes_the_same_rows(
 ) -> None:
     before = await contents(engine)
     replayed = await rebuild(engine)
-    assert replayed == Replayed(events=len(before["events"]), jobs=len(jobs))
+    assert (replayed.events, replayed.jobs) == (len(before["events"]), len(jobs))
+    assert (replayed.parked, replayed.differing) == (0, ())
     assert await contents(engine) == before
     await assert_proven(store, engine)
 
@@ -58,14 +60,17 @@ async def test_a_rebuild_mends_whatever_was_tampered_with(
 ) -> None:
     await execute(
         engine,
-        f"DELETE FROM jobs WHERE id = '{jobs[0].job}'",
+        f"DELETE FROM jobs WHERE id = '{jobs[2].job}'",
         "UPDATE jobs SET goal = 'another'",
-        f"UPDATE jobs SET id = 'nobody' WHERE id = '{jobs[1].job}'",
+        f"UPDATE jobs SET id = 'nobody' WHERE id = '{jobs[5].job}'",
+        "UPDATE projects SET ready = 7",
+        "TRUNCATE daily_stats",
         "UPDATE checkpoints SET seq = 1",
         "DELETE FROM checkpoints WHERE partition = 2",
     )
     assert (await verify(engine))[1] != []
-    await rebuild(engine)
+    replayed = await rebuild(engine)
+    assert set(replayed.differing) == {"jobs", "projects", "daily_stats"}
     await assert_proven(store, engine)
 
 
@@ -80,9 +85,12 @@ async def test_a_rebuilt_table_is_defined_like_a_migrated_one(
 
 
 async def test_an_empty_archive_is_rebuilt_to_empty_tables(engine: AsyncEngine) -> None:
-    await execute(engine, "INSERT INTO checkpoints VALUES (1, 1, 9)")
-    assert await rebuild(engine) == Replayed(events=0, jobs=0)
-    assert await contents(engine) == {"jobs": [], "checkpoints": [], "events": []}
+    await execute(
+        engine, "INSERT INTO projects VALUES ('a', 'b', 1, 1, 1, 0, 0, 0, 0, 0, now(), now())"
+    )
+    replayed = await rebuild(engine)
+    assert (replayed.events, replayed.jobs, replayed.differing) == (0, 0, ("projects",))
+    assert await contents(engine) == EMPTY
 
 
 async def test_projecting_goes_on_behind_a_rebuild_on_the_same_connections(
@@ -100,16 +108,15 @@ async def test_projecting_goes_on_behind_a_rebuild_on_the_same_connections(
 async def test_a_rebuild_that_fails_in_the_middle_leaves_the_live_tables_untouched(
     engine: AsyncEngine, jobs: list[JobRef]
 ) -> None:
-    await execute(
-        engine,
-        "UPDATE jobs SET goal = 'the live one'",
-        "UPDATE headrace.events SET data = '{'::bytea "
-        f"WHERE job = '{jobs[5].job}' AND version = 2",
-    )
+    await execute(engine, "UPDATE jobs SET goal = 'the live one'")
     before = await contents(engine)
     tables = await scalar(engine, "SELECT array['jobs'::regclass::oid, 'checkpoints'::regclass]")
-    with pytest.raises(UndecodableEvent):
-        await rebuild(engine)
+
+    def fail(_: int, __: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await rebuild(engine, on_progress=fail)
     assert await contents(engine) == before
     assert tables == await scalar(
         engine, "SELECT array['jobs'::regclass::oid, 'checkpoints'::regclass]"
@@ -148,22 +155,22 @@ async def test_readers_see_the_old_rows_until_the_new_ones_are_complete(
         assert {row.goal for row in await list_jobs(connection, TENANT)} == {"a list"}
 
 
-async def test_a_projector_waits_for_a_rebuild_and_loses_nothing(
+async def test_projectors_go_on_beside_a_rebuild_and_nothing_is_lost(
     store: EventStore,
     engine: AsyncEngine,
-    projector: Projector,
     jobs: list[JobRef],
     servers: Servers,
     database_url: str,
 ) -> None:
     await write(store, build(3))
+    await write(store, [started(2)], job=jobs[8].job, after=2)
 
-    async def fold_nothing() -> None:
+    async def fold_everything() -> None:
         async with another_process(servers, database_url) as other:
-            assert await other.projector.catch_up() == 0
+            assert await other.projector.catch_up() == len(build()) + 1
 
-    await rebuild(engine, on_progress=at_the_first_job(fold_nothing))
-    assert await projector.catch_up() == len(build())
+    replayed = await rebuild(engine, on_progress=at_the_first_job(fold_everything))
+    assert replayed.events == len((await contents(engine))["events"])
     await assert_proven(store, engine)
 
 
@@ -188,21 +195,20 @@ async def test_the_first_events_of_a_partition_are_not_lost_to_a_rebuild(
     await assert_proven(store, engine)
 
 
-async def test_two_rebuilds_at_once_come_one_after_the_other(
-    store: EventStore,
-    engine: AsyncEngine,
-    jobs: list[JobRef],
-    servers: Servers,
-    database_url: str,
+async def test_a_rebuild_beside_another_is_refused(
+    engine: AsyncEngine, jobs: list[JobRef], servers: Servers, database_url: str
 ) -> None:
-    async with (
-        another_process(servers, database_url) as one,
-        another_process(servers, database_url) as two,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(rebuild, one.engine)
-        tasks.start_soon(rebuild, two.engine)
-    assert await contents(engine) == await folded(store)
+    refused: list[str] = []
+
+    async def rebuild_too() -> None:
+        async with another_process(servers, database_url) as other:
+            with pytest.raises(ReplayRunning) as caught:
+                await rebuild(other.engine)
+            refused.append(str(caught.value))
+
+    await rebuild(engine, on_progress=at_the_first_job(rebuild_too))
+    assert len(refused) == 1
+    await rebuild(engine)  # the first one has ended
 
 
 async def test_rebuilds_beside_running_projectors_end_with_the_right_rows(

@@ -80,6 +80,13 @@ def test_a_position_comes_back_from_its_text(partition: int, epoch: int, seq: in
     position = Position(partition, epoch, seq)
     assert Position.parse(str(position)) == position
     assert str(position) == f"{partition}:{position.entry_id}"
+    assert Position.at(partition, position.entry_id) == position
+
+
+@pytest.mark.parametrize("entry_id", ["", "1", "1-2-3", "0:1-2", "$", "-"])
+def test_nothing_stands_at_what_is_no_entry_id(entry_id: str) -> None:
+    with pytest.raises(ValueError, match="not a position"):
+        Position.at(0, entry_id)
 
 
 @given(st.text("0123456789:- \n+٣", max_size=12))

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,12 +16,33 @@ from schemas import (
     Job,
     Phase,
     Status,
+    UndecodableEvent,
     decide,
     evolve,
     fold,
 )
-from schemas.events import Known, UnknownEvent
-from tests.histories import commands_for, job_histories, queued, recorded, state_after
+from schemas.events import (
+    AnyPayload,
+    JobQueued,
+    Known,
+    PreviewExpired,
+    PreviewPaused,
+    PreviewResumed,
+    UnknownEvent,
+    Unreadable,
+)
+from schemas.job import CHANGES
+from tests.histories import (
+    NOON,
+    build,
+    commands_for,
+    job_histories,
+    queued,
+    recorded,
+    repaired_build,
+    started,
+    state_after,
+)
 from tests.schemas.payloads import any_payload
 
 any_facts = st.lists(any_payload, max_size=12)
@@ -138,3 +161,27 @@ def test_an_event_of_an_unknown_type_moves_only_version_and_time(history: list[K
         payload=UnknownEvent(),
     )
     assert evolve(job, unknown) == replace(job, version=unknown.version, updated_at=unknown.time)
+
+
+def test_every_event_means_something_for_a_job() -> None:
+    assert {JobQueued, *CHANGES} == set(get_args(AnyPayload))
+
+
+def test_an_event_that_was_read_without_its_payload_cannot_be_folded() -> None:
+    (first, second) = recorded([queued(), started()])
+    with pytest.raises(UndecodableEvent, match="JobStarted cannot be decoded: half of it is gone"):
+        fold([first, second._replace(payload=Unreadable(reason="half of it is gone"))])
+
+
+def test_a_phase_takes_as_long_as_all_its_rounds_together() -> None:
+    job = state_after(repaired_build())
+    assert job is not None
+    assert (job.scaffold_ms, job.code_ms, job.deps_ms, job.checks_ms) == (7, 14, 14, 7)
+
+
+def test_a_preview_runs_sleeps_runs_again_and_expires() -> None:
+    resumed = PreviewResumed(sandbox_id="sb-2", preview_url="https://elsewhere", ends_at=NOON)
+    later: list[Known] = [PreviewPaused(), resumed, PreviewExpired(reason="time-out")]
+    found = [state_after([*build(), *later[:count]]) for count in range(4)]
+    assert [job.preview for job in found if job] == ["running", "paused", "running", "expired"]
+    assert [job.sandbox_id for job in found if job] == ["sb-1", "sb-1", "sb-2", None]

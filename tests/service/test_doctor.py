@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore, connect_postgres
-from eventstore.keys import Keys
+from eventstore.keys import GROUP, Keys
 from projector import Projector
 from service.commands.doctor import show
 from service.doctor import Finding, Level, examination, examine
@@ -30,7 +30,7 @@ from service.embedded import DATABASE, Servers, exclusive
 from service.migrating import newest_revision, upgrade
 from service.settings import RunnerKind, Settings
 from tests.conftest import PARTITIONS
-from tests.histories import NOON, build, queued
+from tests.histories import NOON, PROJECT, build, queued
 from tests.projector.writing import ONE_PER_PARTITION, write
 from tests.service.command_line import command_line_on
 
@@ -512,6 +512,33 @@ async def test_jobs_that_are_queued_and_jobs_behind_a_cap_are_counted(
     for _ in range(3):
         await write(store, [queued()], tenant=ONE_PER_PARTITION[1])
     assert await read_workload(redis, PARTITIONS, lease_ms=1000) == Workload(3, 0, 1, 2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("at_rest", [False, True])
+async def test_a_consumer_group_that_was_destroyed_is_a_problem_that_a_start_mends(
+    settings: Settings, ours: Servers, folded: EventStore, redis: Redis, at_rest: bool
+) -> None:
+    await write(folded, [queued()], tenant=ONE_PER_PARTITION[1])
+    await redis.xgroup_destroy(Keys(1).work("high"), GROUP)
+    await redis.delete(Keys(3).work("normal"))
+    found = await said(settings, ours, "work", at_rest=at_rest)
+    assert (found.level, "destroyed (partitions 1, 3)" in found.says) == (PROBLEM, True)
+    assert found.remedy.startswith("./headrace up")
+    await folded.verification.verify_again()
+    assert "destroyed" not in (await said(settings, ours, "work", at_rest=at_rest)).says
+
+
+@pytest.mark.parametrize("at_rest", [False, True])
+async def test_a_job_that_lives_and_stands_in_no_queue_is_told(
+    settings: Settings, ours: Servers, store: EventStore, redis: Redis, at_rest: bool
+) -> None:
+    tenant, at = ONE_PER_PARTITION[1], Keys(1)
+    await redis.hset(at.caps, tenant, "1")
+    waiting = [await write(store, [queued()], tenant=tenant) for _ in range(2)][1]
+    assert "once" not in (await said(settings, ours, "work", at_rest=at_rest)).says
+    await redis.zrem(at.waiting(tenant), f"{waiting.job} {PROJECT} normal")
+    found = await said(settings, ours, "work", at_rest=at_rest)
+    assert (found.level, "(partition 1)" in found.says) == (WARNING, True)
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,35 @@
-"""From events to a row, without a server."""
+"""`jobs`: every job as it is now."""
 
-import pytest
-from hypothesis import given
+from datetime import timedelta
 
-from projector import HistoryBroken
-from projector.fold import advance, row
-from projector.tables import jobs
-from schemas import Job, Phase, Position
-from schemas.events import Known, PreviewExpired, UnknownEvent
+from hypothesis import given as whatever
+
+from projector.projections import JOBS, PROJECTIONS
+from projector.projections.jobs import job_row, jobs
+from schemas import Phase, Position
+from schemas.events import (
+    CancelRequested,
+    JobCancelled,
+    Known,
+    PreviewExpired,
+    PreviewPaused,
+    PreviewResumed,
+)
 from tests.histories import (
+    JOB,
     NOON,
-    SITUATIONS,
-    all_completed,
     build,
+    entered,
     failed,
     job_histories,
+    phases,
     queued,
     recorded,
     repaired_build,
     started,
     state_after,
 )
+from tests.projector.given import OTHER_JOB, at, given
 
 AT = Position(2, 1, 7)
 
@@ -29,13 +38,10 @@ def row_after(*payloads: Known) -> dict[str, object]:
     """The row of a job to which this happened."""
     job = state_after(payloads)
     assert job is not None
-    return row(job, AT)
+    return job_row(job, AT)
 
 
-# --- row -----------------------------------------------------------------------------------------
-
-
-@given(job_histories())
+@whatever(job_histories())
 def test_a_row_fills_every_column_and_each_with_what_it_takes(history: list[Known]) -> None:
     columns = row_after(*history)
     assert columns.keys() == set(jobs.columns.keys())
@@ -58,6 +64,7 @@ def test_a_queued_job_has_who_asked_and_what_for_and_nothing_of_a_build() -> Non
         "tier": "free",
         "status": "queued",
         "attempt": 0,
+        "worker": None,
         "round": 1,
         "version": 1,
         "base_build": None,
@@ -71,10 +78,16 @@ def test_a_queued_job_has_who_asked_and_what_for_and_nothing_of_a_build() -> Non
         "input_tokens": 0,
         "output_tokens": 0,
         "cost_usd": 0.0,
+        "scaffold_ms": None,
+        "code_ms": None,
+        "deps_ms": None,
+        "checks_ms": None,
         "queued_at": recorded([queued()])[0].time,
         "started_at": None,
         "finished_at": None,
         "updated_at": recorded([queued()])[0].time,
+        "expires_at": None,
+        "preview": None,
         "position": "2:1-7",
         "sandbox_id": None,
         "preview_url": None,
@@ -121,43 +134,57 @@ def test_a_repaired_build_counts_what_all_its_rounds_have_used() -> None:
     assert columns["manifest"] == "files-2"
 
 
-# --- advance -------------------------------------------------------------------------------------
+def test_a_job_names_the_worker_that_has_it() -> None:
+    columns = row_after(queued(), started(), started(2))
+    assert (columns["worker"], columns["attempt"]) == ("w2", 2)
 
 
-@pytest.mark.parametrize("situation", [name for name in SITUATIONS if name != "unknown"])
-def test_a_whole_history_advances_to_its_state(situation: str) -> None:
-    job: Job | None = None
-    for event in recorded(SITUATIONS[situation]):
-        job = advance(job, event)
-    assert job == state_after(SITUATIONS[situation])
+def test_a_phase_takes_as_long_as_all_its_rounds_together() -> None:
+    columns = row_after(*repaired_build())
+    taken = {phase: columns[f"{phase}_ms"] for phase in Phase}
+    assert taken == {"scaffold": 7, "code": 14, "deps": 14, "checks": 7}
 
 
-def test_a_hole_in_a_history_is_refused_with_both_versions() -> None:
-    events = recorded(all_completed())
-    job = advance(None, events[0])
-    with pytest.raises(HistoryBroken, match="version 2 expected, 4 found") as caught:
-        advance(job, events[3])
-    assert (caught.value.job, caught.value.expected, caught.value.found) == (job.job, 2, 4)
+def test_a_phase_that_was_not_completed_has_taken_no_time() -> None:
+    columns = row_after(queued(), started(), *phases(Phase.SCAFFOLD), entered(Phase.CODE))
+    assert (columns["scaffold_ms"], columns["code_ms"]) == (7, None)
 
 
-def test_an_event_that_was_folded_already_is_refused() -> None:
-    events = recorded(all_completed())
-    job = advance(advance(None, events[0]), events[1])
-    for event in events[:2]:
-        with pytest.raises(HistoryBroken):
-            advance(job, event)
+def test_a_cancelled_job_is_cancelling_until_its_worker_confirms() -> None:
+    asked: list[Known] = [queued(), started(), CancelRequested(by="ann")]
+    assert row_after(*asked)["status"] == "cancelling"
+    confirmed = row_after(*asked, JobCancelled(by="ann"))
+    assert (confirmed["status"], confirmed["finished_at"]) == ("cancelled", at(4))
 
 
-def test_a_history_that_does_not_begin_at_its_beginning_is_refused() -> None:
-    with pytest.raises(HistoryBroken):
-        advance(None, recorded(all_completed())[1])
-    with pytest.raises(HistoryBroken):
-        advance(None, recorded([started()])[0])
+def test_a_preview_is_paused_resumed_and_expired() -> None:
+    later = NOON + timedelta(hours=5)
+    resumed = PreviewResumed(sandbox_id="sb-2", preview_url="https://b.example", ends_at=later)
+    history: list[Known] = [*build()]
+    seen = []
+    for event in (PreviewPaused(), resumed, PreviewExpired(reason="time-out")):
+        history.append(event)
+        columns = row_after(*history)
+        assert columns["status"] == "ready"
+        seen.append(tuple(columns[name] for name in ("preview", "sandbox_id", "expires_at")))
+    assert seen == [
+        ("paused", "sb-1", NOON + timedelta(hours=1)),
+        ("running", "sb-2", later),
+        ("expired", None, None),
+    ]
 
 
-def test_an_unknown_event_advances_the_version_so_that_the_next_one_fits() -> None:
-    first, second, third = recorded([queued(), started(), started(2)])
-    unknown = second._replace(type="JobPraised", payload=UnknownEvent())
-    job = advance(advance(advance(None, first), unknown), third)
-    assert (job.version, job.attempt) == (3, 2)
-    assert job.queued_at > NOON
+def test_every_job_has_its_own_row_with_the_position_of_its_last_event() -> None:
+    two = given(queued(), started()).and_job(queued(), tenant="globex", project="till")
+    assert two.values(JOBS, "id", "tenant", "project_id", "version", "position") == [
+        (JOB, "acme", "shop", 2, "2:1-2"),
+        (OTHER_JOB, "globex", "till", 1, "2:1-3"),
+    ]
+
+
+@whatever(job_histories())
+def test_no_history_makes_a_row_with_a_column_too_many_or_too_few(history: list[Known]) -> None:
+    for projection in PROJECTIONS:
+        for row in given(*history).rows(projection):
+            assert row.keys() == set(projection.columns)
+            assert all(row[name] is not None for name in projection.key)

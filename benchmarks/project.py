@@ -1,0 +1,201 @@
+"""The projector beside what it cannot be faster than: reading alone, and writing alone.
+
+Both ceilings do half of its work with its own functions. Reading takes the log in the same batches
+and decodes it. Writing copies the same events into the archive and upserts the same rows, folded
+before the clock runs, in as many transactions.
+"""
+
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from functools import partial
+from statistics import quantiles
+
+import anyio
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from benchmarks.builds import (
+    PROJECT,
+    TENANTS,
+    fill,
+    from_start_to_ready,
+    held,
+    new_event,
+    queue_job,
+)
+from benchmarks.rows import ROUNDS, Round, Row, Say, compared, silent
+from benchmarks.servers import Target
+from eventstore import EventStore, Hub, LogEntry, connect_postgres, connect_redis
+from projector import Projector
+from projector.folding import Rows, fold_entries
+from projector.projections import PROJECTIONS
+from projector.projector import MOST
+from projector.tables import metadata
+from projector.writing import checkpoints_of, copy_events, move_checkpoint, write_rows
+from schemas import Job, Position, decode_or_mark
+from service.embedded import Servers
+
+EVENTS = 200_000
+LOAD_PER_S = 2_000
+LIMIT_MS = 50.0
+_LOOKS_MS = 5
+_LOAD_SHARE = 10
+
+Work = Callable[[int], Coroutine[None, None, None]]
+
+
+def bench_project(target: Target, say: Say = silent, *, events: int = EVENTS) -> list[Row]:
+    """How fast a projector folds what stands in the log, and how far it is behind a steady load.
+
+    - live: events a second into archive and read model, one process, beside COPY and upsert of the
+      same rows alone.
+    - live_reading: the same beside reading and decoding alone.
+    - lag_p99_ms: from the acknowledged append to the commit, at 2,000 events a second in builds of
+      twelve, beside a limit of 50 ms; a tenth of `events`.
+    """
+    return target.measure(partial(_measure, events, say))
+
+
+async def _measure(events: int, say: Say, store: EventStore, servers: Servers) -> list[Row]:
+    engine = connect_postgres(servers.database_url, pool_size=store.partitions + 2)
+    try:
+        await fill(store, events, say)
+        ours: list[Round] = []
+        reading: list[Round] = []
+        writing: list[Round] = []
+        batches = [await _batches(store, number) for number in range(store.partitions)]
+        for number in range(1, ROUNDS + 1):
+            say(f"live: round {number} of {ROUNDS}")
+            reading.append(await _round(store, partial(_read, store)))
+            await _empty(engine)
+            writing.append(await _round(store, partial(_write, engine, batches)))
+            await _empty(engine)
+            projector = Projector(store, engine)
+            ours.append(await _round(store, partial(_fold, projector)))
+        live = compared("live", ours, "COPY and upsert", writing)[0]
+        beside_reading = compared("live_reading", ours, "reading and decoding", reading)[0]
+        say("lag: under load")
+        return [live, beside_reading, await _lag(store, servers, engine, events // _LOAD_SHARE)]
+    finally:
+        await engine.dispose()
+
+
+async def _round(store: EventStore, work: Work) -> Round:
+    """All partitions at once, as a projector has them."""
+    began = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for number in range(store.partitions):
+            tasks.start_soon(work, number)
+    took = time.perf_counter() - began
+    return Round(await held(store) / took, [took * 1000, took * 1000])
+
+
+async def _fold(projector: Projector, partition: int) -> None:
+    while await projector.fold_batch(partition):
+        pass
+
+
+async def _read(store: EventStore, partition: int) -> None:
+    after: Position | None = None
+    while entries := await store.read_log(partition, after, count=MOST, decode=decode_or_mark):
+        after = entries[-1].position
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    entries: list[LogEntry]
+    rows: Rows
+
+
+async def _batches(store: EventStore, partition: int) -> list[_Batch]:
+    """A partition's events with the rows that they lead to."""
+    states: dict[str, Job] = {}
+    after: Position | None = None
+    found: list[_Batch] = []
+    while entries := await store.read_log(partition, after, count=MOST, decode=decode_or_mark):
+        after = entries[-1].position
+        found.append(_Batch(entries, fold_entries(PROJECTIONS, entries, states, {}).rows()))
+    return found
+
+
+async def _write(engine: AsyncEngine, batches: list[list[_Batch]], partition: int) -> None:
+    for batch in batches[partition]:
+        async with engine.begin() as connection:
+            await connection.execute(text("SET LOCAL synchronous_commit = on"))
+            await write_rows(connection, batch.rows)
+            await copy_events(connection, batch.entries)
+            await move_checkpoint(connection, batch.entries[-1].position)
+
+
+async def _empty(engine: AsyncEngine) -> None:
+    tables = ", ".join([table.name for table in metadata.sorted_tables])
+    async with engine.begin() as connection:
+        await connection.execute(text(f"TRUNCATE {tables}, headrace.events"))
+    async with engine.connect() as connection:
+        settled = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await settled.execute(text("CHECKPOINT"))
+
+
+async def _lag(store: EventStore, servers: Servers, engine: AsyncEngine, events: int) -> Row:
+    appended: list[tuple[float, Position]] = []
+    loaded = anyio.Event()
+    bells = connect_redis(servers.redis_url)
+    hub = Hub(store, bells)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hub.run)
+            tasks.start_soon(Projector(store, engine).run, hub)
+            tasks.start_soon(_load, store, max(events, 1_000), appended, loaded)
+            with anyio.fail_after(600):
+                seen = await _seen(engine, appended, loaded)
+            tasks.cancel_scope.cancel()
+    finally:
+        await bells.aclose()
+    lags_ms = [
+        1000 * (next(at for at, ends in seen if _reached(ends, position)) - began)
+        for began, position in appended
+    ]
+    return Row("lag_p99_ms", round(quantiles(lags_ms, n=100)[98], 3), "ms", "limit", LIMIT_MS)
+
+
+async def _seen(
+    engine: AsyncEngine, appended: list[tuple[float, Position]], loaded: anyio.Event
+) -> list[tuple[float, Mapping[int, Position]]]:
+    """The checkpoints every few milliseconds, until all that was appended is behind them."""
+    seen: list[tuple[float, Mapping[int, Position]]] = []
+    while True:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+            seen.append((time.perf_counter(), await checkpoints_of(connection)))
+        if loaded.is_set() and all(_reached(seen[-1][1], position) for _, position in appended):
+            return seen
+        await anyio.sleep(_LOOKS_MS / 1000)
+
+
+async def _load(
+    store: EventStore, events: int, appended: list[tuple[float, Position]], loaded: anyio.Event
+) -> None:
+    """Whole builds, evenly over time and tenants: a queued job, then the rest of it."""
+    numbers = {tenant: await store.last_build_number(tenant, PROJECT) for tenant in TENANTS}
+    rest = from_start_to_ready(1)
+    each_s = (1 + len(rest)) / LOAD_PER_S
+    began = time.perf_counter()
+    for build in range(events // (1 + len(rest))):
+        tenant = TENANTS[build % len(TENANTS)]
+        numbers[tenant] += 1
+        ref = await queue_job(store, tenant)
+        at = await store.append(
+            ref,
+            PROJECT,
+            [new_event(payload) for payload in from_start_to_ready(numbers[tenant])],
+            expected_version=1,
+            build_number=numbers[tenant],
+        )
+        appended.append((time.perf_counter(), at.position))
+        await anyio.sleep(max(0.0, began + (build + 1) * each_s - time.perf_counter()))
+    loaded.set()
+
+
+def _reached(ends: Mapping[int, Position], position: Position) -> bool:
+    return position.partition in ends and ends[position.partition] >= position

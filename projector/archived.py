@@ -1,0 +1,70 @@
+"""Reads of the archive for folding."""
+
+from collections.abc import Collection, Sequence
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from eventstore import LogEntry
+from eventstore.tables import events_table
+from projector.errors import HistoryBroken
+from projector.folding import advance
+from projector.writing import driver
+from schemas import Job, Position, RecordedEvent, SchemaError, decode_or_mark
+
+EVENTS = f"{events_table.schema}.{events_table.name}"
+# What a fold looks at. An event's id, cause and trace stay where they are.
+FOLDED = "partition, epoch, seq, type, tenant, project, job, version, time, data"
+
+
+def entry_of(row: asyncpg.Record) -> LogEntry:
+    """The event in a row of `FOLDED` columns."""
+    partition, epoch, seq, kind, tenant, project, job, version, time, data = row
+    return LogEntry(
+        Position(partition, epoch, seq),
+        RecordedEvent(
+            "", kind, tenant, project, job, version, time, "", "", data, decode_or_mark(kind, data)
+        ),
+    )
+
+
+async def states_of(
+    connection: AsyncConnection, wanted: Collection[str], *, upto: Position
+) -> dict[str, Job]:
+    """Jobs as their archived events up to a position of their partition tell them.
+
+    Thirty events at most, so no snapshot is kept. One whose history is broken is left out: its next
+    event will be found not to follow.
+    """
+    rows = await (await driver(connection)).fetch(
+        f"SELECT {FOLDED} FROM {EVENTS} "  # noqa: S608
+        "WHERE job = ANY($1) AND (epoch, seq) <= ($2, $3) ORDER BY job, epoch, seq",
+        list(wanted),
+        upto.epoch,
+        upto.seq,
+    )
+    states: dict[str, Job] = {}
+    broken: set[str] = set()
+    for row in rows:
+        event = entry_of(row).event
+        if event.job not in broken:
+            try:
+                states[event.job] = advance(states.get(event.job), event)
+            except (HistoryBroken, SchemaError):
+                broken.add(event.job)
+    return states
+
+
+async def entries_behind(
+    connection: AsyncConnection, partition: int, after: Position | None, *, count: int
+) -> Sequence[LogEntry]:
+    """Up to `count` archived events of a partition behind `after`, in order."""
+    rows = await (await driver(connection)).fetch(
+        f"SELECT {FOLDED} FROM {EVENTS} WHERE partition = $1 AND (epoch, seq) > ($2, $3) "  # noqa: S608
+        "ORDER BY epoch, seq LIMIT $4",
+        partition,
+        after.epoch if after else -1,
+        after.seq if after else -1,
+        count,
+    )
+    return [entry_of(row) for row in rows]

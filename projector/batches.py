@@ -1,0 +1,126 @@
+"""Folds a batch of entries into the tables, and finds the job that spoils it if one does.
+
+A fold that fails is known before anything is written: its job is parked, the others go on. What
+only Postgres refuses is found by writing job by job, and that job's events one by one, each under a
+savepoint.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from asyncpg import PostgresError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from eventstore import LogEntry
+from projector.archived import states_of
+from projector.errors import CheckpointMoved
+from projector.folding import Folding, Parked, fold_entries, parked_at
+from projector.projection import Projection
+from projector.writing import PUBLIC, set_aside, write_rows
+from schemas import Job, Position
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html: data exception, integrity
+# constraint violation, program limit exceeded, raised by a function. Everything else (a full disk,
+# a missing table) is no fault of the job's.
+_REFUSALS = ("22", "23", "54", "P0")
+
+
+async def fold_into(
+    connection: AsyncConnection,
+    projections: Sequence[Projection],
+    entries: Sequence[LogEntry],
+    states: dict[str, Job],
+    aside: Mapping[str, Position],
+    *,
+    behind: Position | None,
+    schema: str = PUBLIC,
+    job_by_job: bool = False,
+) -> list[Parked]:
+    """Fold a partition's next entries and write their rows; which jobs were parked by it.
+
+    `states` are jobs as of `behind`; those missing are read from the archive, and all are moved on.
+    `aside` tells from which position on jobs are left out.
+    """
+    left_out = {job for job, position in aside.items() if position <= entries[0].position}
+    for job in left_out & states.keys():
+        del states[job]  # a retry goes on with it elsewhere
+    unknown = {entry.event.job for entry in entries if entry.event.version > 1} - states.keys()
+    unknown -= left_out
+    if unknown and behind is not None:
+        states.update(await states_of(connection, unknown, upto=behind))
+    if job_by_job:
+        return await _fold_job_by_job(connection, projections, entries, states, aside, schema)
+    folding = fold_entries(projections, entries, states, aside)
+    await write_rows(connection, folding.rows(), schema)
+    await set_aside(connection, folding.parked)
+    return folding.parked
+
+
+async def _fold_job_by_job(
+    connection: AsyncConnection,
+    projections: Sequence[Projection],
+    entries: Sequence[LogEntry],
+    states: dict[str, Job],
+    aside: Mapping[str, Position],
+    schema: str,
+) -> list[Parked]:
+    """The same, event by event for a job of which Postgres refuses a row."""
+    parked: list[Parked] = []
+    for history in _by_job(entries):
+        own = {job: states[job] for job in [history[0].event.job] if job in states}
+        folding = fold_entries(projections, history, dict(own), aside)
+        refused = await _refusal(connection, folding, schema)
+        if refused is not None:
+            folding, culprit = await _up_to_refusal(connection, projections, history, own, schema)
+            folding.parked.append(culprit)
+        states.update(folding.states)
+        parked += folding.parked
+    await set_aside(connection, parked)
+    return parked
+
+
+async def _up_to_refusal(
+    connection: AsyncConnection,
+    projections: Sequence[Projection],
+    history: Sequence[LogEntry],
+    states: dict[str, Job],
+    schema: str,
+) -> tuple[Folding, Parked]:
+    """Write a job's events one by one up to the one that is refused; that one parks it."""
+    for entry in history:
+        folding = fold_entries(projections, [entry], dict(states), {})
+        if folding.parked:
+            return Folding(projections, states), folding.parked[0]
+        refused = await _refusal(connection, folding, schema)
+        if refused is not None:
+            culprit = parked_at(entry.position, entry.event, refused)
+            return Folding(projections, states), culprit
+        states = folding.states
+    raise CheckpointMoved  # each by itself was taken: what was in the way is gone, begin again
+
+
+async def _refusal(
+    connection: AsyncConnection, folding: Folding, schema: str
+) -> DBAPIError | PostgresError | None:
+    """Write the rows under a savepoint; what Postgres says if it refuses them."""
+    try:
+        async with connection.begin_nested():
+            await write_rows(connection, folding.rows(), schema)
+    except (DBAPIError, PostgresError) as error:
+        if not is_refusal(error):
+            raise
+        return error
+    return None
+
+
+def _by_job(entries: Sequence[LogEntry]) -> list[list[LogEntry]]:
+    histories: dict[str, list[LogEntry]] = {}
+    for entry in entries:
+        histories.setdefault(entry.event.job, []).append(entry)
+    return list(histories.values())
+
+
+def is_refusal(error: DBAPIError | PostgresError) -> bool:
+    """Whether Postgres says it of what was written, so that it would say so again."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(said, "sqlstate", None) or "").startswith(_REFUSALS)

@@ -1,0 +1,126 @@
+"""What a projection is: a table, and a fold from events to its rows.
+
+Write one as a file of `projector/projections/` and name it in that folder's `__init__.py`. Its rows
+come from a job's state, of which only the last counts (`of_job`), or from single events
+(`of_event`). A row that is there already takes up the new one column by column, as `merge` says.
+Sums and maxima come out the same in any order, which is what lets a rebuild fold jobs in parallel.
+
+A new projection needs a migration that makes its table. Projectors fold into it from the moment
+that the archive has been folded into it, which they see to themselves, while the others run on.
+A fold that changes gets the next `version`: that is how its rows are known to be old.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from sqlalchemy import Table
+
+from schemas import Job, Position, RecordedEvent
+
+Row = dict[str, Any]
+Key = tuple[Any, ...]
+
+
+class Step(NamedTuple):
+    """An event, and the job before and after it; before its first event there is no job."""
+
+    before: Job | None
+    event: RecordedEvent
+    after: Job
+
+
+class Merge(Enum):
+    """What becomes of a column of a row that is there already. `NULL` leaves all but REPLACE be.
+
+    Postgres holds what is added against the table's CHECKs before it adds it: one that speaks of
+    sums would refuse the summands.
+    """
+
+    REPLACE = "excluded.{0}"
+    KNOWN = "coalesce(excluded.{0}, {1}.{0})"
+    ADD = "coalesce({1}.{0} + excluded.{0}, {1}.{0}, excluded.{0})"
+    MOST = "greatest(excluded.{0}, {1}.{0})"
+    LEAST = "least(excluded.{0}, {1}.{0})"
+
+
+_IN_PYTHON: Mapping[Merge, Callable[[Any, Any], Any]] = {
+    Merge.KNOWN: lambda _, new: new,
+    Merge.ADD: operator.add,
+    Merge.MOST: max,
+    Merge.LEAST: min,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """A table of the read model and the fold that fills it.
+
+    - `of_job`: the row of a job in this state, whose last event stands at the position, or None.
+    - `of_event`: by type of payload, the rows that a step leads to. They have the key and those
+      columns that the event says something of, all that are merged by REPLACE among them.
+    - `merge`: for columns that do not simply take the newest value.
+    - `job`: the column that names the job, if each row belongs to one job.
+    """
+
+    table: Table
+    of_job: Callable[[Job, Position], Row | None] | None = None
+    of_event: Mapping[type, Callable[[Step], Iterable[Row]]] = field(default_factory=dict)
+    merge: Mapping[str, Merge] = field(default_factory=dict)
+    job: str | None = None
+    version: int = 1
+
+    @property
+    def name(self) -> str:
+        """The name of its table."""
+        return self.table.name
+
+    @cached_property
+    def key(self) -> tuple[str, ...]:
+        """The columns of the primary key."""
+        return tuple(column.name for column in self.table.primary_key)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """All columns."""
+        return tuple(column.name for column in self.table.columns)
+
+    @cached_property
+    def key_of(self) -> Callable[[Row], Key]:
+        """The primary key of a row, as a tuple."""
+        return operator.itemgetter(*self.key) if len(self.key) > 1 else self._only_key
+
+    def _only_key(self, row: Row) -> Key:
+        return (row[self.key[0]],)
+
+    @cached_property
+    def values_of(self) -> Callable[[Row], tuple[Any, ...]]:
+        """All of a row, in the order of the table."""
+        return operator.itemgetter(*self.columns)
+
+    @cached_property
+    def _neutral(self) -> Row:
+        """What a row's columns are as long as no event has said anything of them."""
+        return {name: 0 if self.merge.get(name) is Merge.ADD else None for name in self.columns}
+
+    @cached_property
+    def _merges(self) -> Mapping[str, Callable[[Any, Any], Any]]:
+        return {name: _IN_PYTHON[how] for name, how in self.merge.items() if how in _IN_PYTHON}
+
+    def whole(self, row: Row) -> Row:
+        """A row with all its columns."""
+        return self._neutral | row
+
+    def merge_into(self, there: Row, row: Row) -> None:
+        """Let a whole row take up another one of the same key."""
+        merge_of = self._merges.get
+        for name, new in row.items():
+            how = merge_of(name)
+            if how is None:
+                there[name] = new
+            elif new is not None:
+                old = there[name]
+                there[name] = new if old is None else how(old, new)

@@ -1,0 +1,93 @@
+"""`daily_stats`: what happened in a project on a day (UTC). An example to write others by.
+
+Everything is a sum: a row that is there takes up whatever a new event adds to it.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC
+from decimal import Decimal
+
+from sqlalchemy import BigInteger, Column, Date, Integer, Numeric, Table, Text
+
+from projector.projection import Merge, Projection, Row, Step
+from projector.projections.money import usd
+from projector.tables import metadata
+from schemas.events import (
+    ChecksFailed,
+    JobCancelled,
+    JobFailed,
+    JobQueued,
+    JobReady,
+    JobStarted,
+    PhaseCompleted,
+)
+
+daily_stats = Table(
+    "daily_stats",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("project_id", Text, primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("queued", Integer, nullable=False),
+    # Jobs that a worker took for the first time, and how long they had waited by then.
+    Column("started", Integer, nullable=False),
+    Column("queue_wait_ms", BigInteger, nullable=False),
+    Column("takeovers", Integer, nullable=False),
+    Column("repairs", Integer, nullable=False),
+    Column("ready", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("cancelled", Integer, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cost_usd", Numeric(20, 9), nullable=False),
+)
+
+_SUMS = tuple(column.name for column in daily_stats.columns if not column.primary_key)
+_NOTHING: Row = dict.fromkeys(_SUMS, 0) | {"cost_usd": usd(0)}
+
+
+def _added(step: Step, **sums: int | Decimal) -> Iterator[Row]:
+    yield {
+        "tenant": step.after.tenant,
+        "project_id": step.after.project,
+        "day": step.event.time.astimezone(UTC).date(),
+        **sums,
+    }
+
+
+def _counted(column: str) -> Callable[[Step], Iterator[Row]]:
+    return lambda step: _added(step, **{column: 1})
+
+
+def _started(step: Step) -> Iterator[Row]:
+    if step.before is None or step.before.started_at is not None:
+        return _added(step, takeovers=1)
+    waited = step.event.time - step.after.queued_at
+    return _added(step, started=1, queue_wait_ms=round(waited.total_seconds() * 1000))
+
+
+def _spent(step: Step) -> Iterator[Row]:
+    done = step.event.payload
+    assert isinstance(done, PhaseCompleted)  # noqa: S101 - registered for it
+    if done.input_tokens or done.output_tokens or done.cost_usd:
+        yield from _added(
+            step,
+            input_tokens=done.input_tokens,
+            output_tokens=done.output_tokens,
+            cost_usd=usd(done.cost_usd),
+        )
+
+
+DAILY_STATS = Projection(
+    daily_stats,
+    of_event={
+        JobQueued: _counted("queued"),
+        JobStarted: _started,
+        ChecksFailed: _counted("repairs"),
+        JobReady: _counted("ready"),
+        JobFailed: _counted("failed"),
+        JobCancelled: _counted("cancelled"),
+        PhaseCompleted: _spent,
+    },
+    merge=dict.fromkeys(_SUMS, Merge.ADD),
+)

@@ -1,0 +1,176 @@
+"""Tables of the read model beside the live ones, while they are folded from the archive.
+
+They are made, filled and given up or put in place in one transaction of one connection.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.schema import AddConstraint, CreateIndex, CreateTable
+
+from projector.archived import entries_behind
+from projector.batches import fold_into
+from projector.folding import Parked, Rows
+from projector.projection import Projection
+from projector.shares import FoldedShare, Share, fold_elsewhere, fold_share
+from projector.tables import checkpoints
+from projector.writing import copy_rows, jobs_aside, move_checkpoint, write_rows
+from schemas import Position
+
+_BATCH = 4_000
+
+OnProgress = Callable[[int, int], None]
+"""Called with (events folded, events in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The archive as one snapshot has it: through `seen`, or by name from other processes.
+
+    `ends` is where the archive of each partition ends, `aside` from where on jobs are left out.
+    """
+
+    engine: AsyncEngine
+    seen: AsyncConnection
+    snapshot: str
+    ends: Mapping[int, Position]
+    aside: Mapping[str, Position]
+
+
+@dataclass(slots=True)
+class Shadow:
+    """Tables in a schema of their own, and what has been folded into them so far."""
+
+    connection: AsyncConnection
+    schema: str
+    projections: Sequence[Projection]
+    events: int = 0
+    jobs: int = 0
+    ends: dict[int, Position] = field(default_factory=dict)
+    parked: list[Parked] = field(default_factory=list)
+
+    async def make(self) -> None:
+        """Make them, with their constraints. Foreign keys and indexes come when they are full."""
+        await self.connection.execute(text(f"CREATE SCHEMA {self.schema}"))
+        async with self._translated() as connection:
+            for table in (checkpoints, *[projection.table for projection in self.projections]):
+                await connection.execute(CreateTable(table, include_foreign_key_constraints=[]))
+
+    async def fill(
+        self,
+        source: Source,
+        cut: Sequence[Share],
+        *,
+        workers: int = 1,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """Fold these shares into the tables."""
+        total = sum(end.seq for end in source.ends.values())
+        async with _folding(source, cut, self.projections, workers) as results:
+            async for share in results:
+                await self._write(share)
+                self.events += share.events
+                self.jobs += share.jobs
+                self.parked += share.parked
+                if on_progress:
+                    on_progress(self.events, total)
+        self.ends = dict(source.ends)
+        for position in self.ends.values():
+            await move_checkpoint(self.connection, position, self.schema)
+
+    async def index(self) -> None:
+        """Give them their indexes and foreign keys."""
+        async with self._translated() as connection:
+            for projection in self.projections:
+                for index in sorted(projection.table.indexes, key=lambda index: str(index.name)):
+                    await connection.execute(CreateIndex(index))
+                for key in projection.table.foreign_key_constraints:
+                    await connection.execute(AddConstraint(key, isolate_from_table=False))
+
+    async def catch_up(self, partitions: Sequence[int]) -> int:
+        """Fold what is archived by now, up to a batch of each partition; how many events."""
+        total = 0
+        for partition in partitions:
+            behind = self.ends.get(partition)
+            entries = await entries_behind(self.connection, partition, behind, count=_BATCH)
+            if entries:
+                aside = {one.job: one.position for one in self.parked}
+                aside |= await jobs_aside(self.connection, partition)
+                await fold_into(
+                    self.connection,
+                    self.projections,
+                    entries,
+                    {},
+                    aside,
+                    behind=behind,
+                    schema=self.schema,
+                )
+                self.ends[partition] = entries[-1].position
+                await move_checkpoint(self.connection, entries[-1].position, self.schema)
+                total += len(entries)
+        self.events += total
+        return total
+
+    async def _write(self, share: FoldedShare) -> None:
+        tallies: Rows = {}
+        for projection in self.projections:
+            rows = share.rows[projection.name]
+            if projection.job:
+                await copy_rows(self.connection, projection, rows, self.schema)
+            else:
+                of_one = [dict(zip(projection.columns, row, strict=True)) for row in rows]
+                tallies[projection] = {projection.key_of(row): row for row in of_one}
+        await write_rows(self.connection, tallies, self.schema)
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[AsyncConnection]:
+        """The connection, on which the read model's tables are those of this schema."""
+        yield await self.connection.execution_options(schema_translate_map={None: self.schema})
+        await self.connection.execution_options(schema_translate_map=None)
+
+
+@asynccontextmanager
+async def _folding(
+    source: Source, cut: Sequence[Share], projections: Sequence[Projection], workers: int
+) -> AsyncIterator[AsyncIterator[FoldedShare]]:
+    """The folded shares: from this process, or from as many others as there are workers."""
+    if workers <= 1 or len(cut) < 2:
+        yield _folded_here(source, cut, projections)
+        return
+    # No more finished shares than workers wait here to be written.
+    send, receive = anyio.create_memory_object_stream[FoldedShare](workers)
+    limiter = anyio.CapacityLimiter(workers)
+    left = iter(cut)
+
+    async def work(to: MemoryObjectSendStream[FoldedShare]) -> None:
+        async with to:
+            for share in left:
+                folded = await fold_elsewhere(
+                    source.engine, source.snapshot, share, projections, source.aside, limiter
+                )
+                await to.send(folded)
+
+    try:
+        async with anyio.create_task_group() as tasks, receive:
+            for _ in range(workers):
+                tasks.start_soon(work, send.clone())
+            send.close()
+            yield aiter(receive)
+    except BaseExceptionGroup as group:
+        raise _first(group) from group  # callers wait for one of ours, not for a group
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _folded_here(
+    source: Source, cut: Sequence[Share], projections: Sequence[Projection]
+) -> AsyncIterator[FoldedShare]:
+    for share in cut:
+        yield await fold_share(source.seen, share, projections, source.aside)

@@ -1,0 +1,147 @@
+"""The archive cut into shares of whole jobs: each can be folded by itself, here or elsewhere.
+
+A share is a range of job ids, so it is read along one index, and any number of processes may fold
+as many shares at once. What they give is the same in whatever order it is put together.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_process
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from eventstore import connect_postgres
+from projector.archived import EVENTS, FOLDED, entry_of
+from projector.folding import Folding, Parked
+from projector.projection import Projection
+from projector.projections import PROJECTIONS
+from projector.writing import driver
+from schemas import Position
+
+JOBS = 4_000
+_FETCHED = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The jobs from `first` up to, not including, `last`; or those that are named."""
+
+    first: str = ""
+    last: str | None = None
+    jobs: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedShare:
+    """What a share came to: rows by projection, as tuples of its columns; how much it was."""
+
+    rows: Mapping[str, list[tuple[Any, ...]]]
+    parked: list[Parked]
+    events: int
+    jobs: int
+
+
+async def shares(connection: AsyncConnection, *, jobs: int = JOBS) -> list[Share]:
+    """All archived jobs in shares of so many, in order."""
+    firsts = await (await driver(connection)).fetch(
+        "SELECT job FROM (SELECT job, row_number() OVER (ORDER BY job) AS number "  # noqa: S608
+        f"FROM {EVENTS} WHERE version = 1) AS numbered WHERE number % $1 = 1 ORDER BY job",
+        jobs,
+    )
+    bounds = ["", *[row["job"] for row in firsts[1:]]]
+    lasts: list[str | None] = [*bounds[1:], None]
+    return [Share(first, last) for first, last in zip(bounds, lasts, strict=True)]
+
+
+async def sample(connection: AsyncConnection, jobs: int) -> Share:
+    """Some jobs, taken at random."""
+    found = await (await driver(connection)).fetch(
+        f"SELECT job FROM {EVENTS} WHERE version = 1 ORDER BY random() LIMIT $1",  # noqa: S608
+        jobs,
+    )
+    return Share(jobs=tuple(sorted(row["job"] for row in found)))
+
+
+async def fold_share(
+    connection: AsyncConnection,
+    share: Share,
+    projections: Sequence[Projection],
+    aside: Mapping[str, Position],
+) -> FoldedShare:
+    """Fold a share as the connection's transaction sees it."""
+    args: list[Any]
+    if share.jobs is not None:
+        where, args = "job = ANY($1)", [list(share.jobs)]
+    elif share.last is None:
+        where, args = "job >= $1", [share.first]
+    else:
+        where, args = "job >= $1 AND job < $2", [share.first, share.last]
+    folding = Folding(projections, aside=aside)
+    events = 0
+    query = f"SELECT {FOLDED} FROM {EVENTS} WHERE {where} ORDER BY job, epoch, seq"  # noqa: S608
+    cursor = await (await driver(connection)).cursor(query, *args)
+    while rows := await cursor.fetch(_FETCHED):
+        events += len(rows)
+        _add(folding, rows)
+    jobs = len(folding.states)
+    return FoldedShare(
+        {
+            projection.name: list(map(projection.values_of, of_one.values()))
+            for projection, of_one in folding.rows().items()
+        },
+        folding.parked,
+        events,
+        jobs,
+    )
+
+
+def _add(folding: Folding, rows: Sequence[asyncpg.Record]) -> None:
+    for row in rows:
+        folding.add(*entry_of(row))
+
+
+async def fold_elsewhere(
+    engine: AsyncEngine,
+    snapshot: str,
+    share: Share,
+    projections: Sequence[Projection],
+    aside: Mapping[str, Position],
+    limiter: anyio.CapacityLimiter,
+) -> FoldedShare:
+    """`fold_share` in a process of its own, on the same snapshot."""
+    url = engine.url.render_as_string(hide_password=False)
+    names = tuple(projection.name for projection in projections)
+    return await anyio.to_process.run_sync(
+        _fold_share, url, snapshot, share, names, dict(aside), cancellable=True, limiter=limiter
+    )
+
+
+def _fold_share(
+    url: str, snapshot: str, share: Share, names: Sequence[str], aside: Mapping[str, Position]
+) -> FoldedShare:
+    projections = [one for one in PROJECTIONS if one.name in names]
+
+    async def fold() -> FoldedShare:
+        engine = connect_postgres(url, pool_size=1)
+        try:
+            async with engine.connect() as connection:
+                await on_snapshot(connection, snapshot)
+                return await fold_share(connection, share, projections, aside)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(fold())
+
+
+async def on_snapshot(connection: AsyncConnection, snapshot: str | None = None) -> str:
+    """Have a transaction see the database as of now, or as another does; its snapshot's name."""
+    if not connection.in_transaction():
+        await connection.execution_options(isolation_level="REPEATABLE READ")
+    if snapshot is not None:
+        await connection.execute(text(f"SET TRANSACTION SNAPSHOT '{snapshot}'"))
+        return snapshot
+    return str((await connection.execute(text("SELECT pg_export_snapshot()"))).scalar_one())
