@@ -40,7 +40,7 @@ from projector.writing import checkpoints_of, copy_events, move_checkpoint
 from schemas import Job, Position, SchemaError, decode_or_mark
 
 FIRST_BATCH = 500
-MOST = 8_000
+MOST = 2_000
 BATCH_S = 30.0
 LOOK_AGAIN_S = 1.0
 MAX_STATES = 20_000

@@ -47,7 +47,7 @@ METRICS = {
     },
     "follow": {"follow_p50_ms", "follow_p99_ms", "follow_connections"},
     "log": {"log_read", "log_read_p50_ms", "log_read_p99_ms"},
-    "project": {"live", "live_reading", "lag_p99_ms"},
+    "project": {"live", "live_reading", "live_writing", "lag_p99_ms"},
     "replay": {"rebuild", "rebuild_parallel", "rebuild_growth", "swap_wait_ms"},
     "steady": {"steady_memory", "steady_keys", "steady_events"},
     "memory": {
