@@ -2,14 +2,12 @@
 
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import anyio
 import redis as blocking_redis
-import uvicorn
 from obstore.exceptions import BaseError as ObstoreError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -32,7 +30,6 @@ from generator import (
     Worker,
 )
 from projector import Projector
-from service.api import Parts, create_api
 from service.collector import settle
 from service.embedded import (
     Servers,
@@ -48,7 +45,6 @@ from service.migrating import upgrade
 from service.settings import RunnerKind, SandboxKind, Settings
 
 CLOSE_S = 5.0
-BACKLOG = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +111,10 @@ async def running(
     settings: Settings, servers: Servers, *, port: int
 ) -> AsyncIterator[tuple[Instance, Log]]:
     """API, worker and projector together in this process, while the block runs."""
-    listener = _listen(settings.host, port)
+    # Only now: commands that serve nothing start a quarter sooner without it.
+    from service.serving import Parts, api_server, listen
+
+    listener = listen(settings.host, port)
     async with opened_log(settings, servers) as log:
         keys = KeyRing(log.engine)
         key = local_key(settings.home)
@@ -148,13 +147,7 @@ async def running(
             trouble=projector.trouble,
             read_wait_s=settings.read_wait_s,
         )
-        api = _Api(uvicorn.Config(
-            create_api(parts),
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=1,
-        ))  # fmt: skip
+        api = api_server(parts)
         bound = listener.getsockname()
         instance = Instance(
             url=f"http://{bound[0]}:{bound[1]}",
@@ -230,26 +223,3 @@ def make_artifacts(settings: Settings) -> ArtifactStore:
         except (ValueError, ObstoreError) as error:
             raise SettingsInvalid(f"HEADRACE_ARTIFACTS: {error}") from error
     return ArtifactStore.in_folder(settings.home / "artifacts")
-
-
-class _Api(uvicorn.Server):
-    """uvicorn without its signal handlers: the CLI owns Ctrl-C."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise SettingsInvalid(
-            f"HEADRACE_PORT: {host}:{port} cannot be used ({error.strerror}); choose another, or 0 "
-            "for a free one"
-        ) from error
-    listener.listen(BACKLOG)  # before anybody is told where
-    return listener
