@@ -122,9 +122,16 @@ def connect_redis(
 
 
 def connect_postgres(
-    url: str, *, pool_size: int = 5, command_timeout_s: float = STATEMENT_S
+    url: str,
+    *,
+    pool_size: int = 5,
+    command_timeout_s: float = STATEMENT_S,
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncEngine:
-    """An engine for `url`, the form every Postgres client takes (`postgresql://…`)."""
+    """An engine for `url`, the form every Postgres client takes (`postgresql://…`).
+
+    `settings` hold for its sessions, whatever the server's own are.
+    """
     scheme, _, rest = url.partition("://")
     if scheme in ("postgres", "postgresql"):
         url = f"{_ASYNCPG}://{rest}"
@@ -138,7 +145,11 @@ def connect_postgres(
             "timeout": COMMAND_TIMEOUT_S,
             "command_timeout": command_timeout_s,
             # A role that is called like our schema would otherwise find its tables there first.
-            "server_settings": {"search_path": "public", "application_name": "headrace"},
+            "server_settings": {
+                "search_path": "public",
+                "application_name": "headrace",
+                **(settings or {}),
+            },
         },
     )
 

@@ -40,7 +40,7 @@ from schemas.erasing import ERASED, tombstone
 JOBS = 100
 LOOK_AGAIN_S = 0.1
 LOCK_MS = 30_000
-_ONE_ERASURE = 0x68720002  # the key of an advisory lock, beside that of replays
+_ONE_ERASURE = 0x68720003  # the key of an advisory lock, beside that of replays
 # Of any event, also of one that cannot be decoded. A quotation mark within a text of the payload
 # has a backslash before it, so no text can pass for this.
 _MANIFEST = """substring(encode(data, 'escape') FROM '"manifest": ?"([0-9a-f]{64})"')"""

@@ -11,6 +11,18 @@ from schemas.events import Unreadable
 
 Rows = dict[Projection, dict[Key, Row]]
 
+# What a history says that cannot be, and what a projection's own code raises over an event that it
+# was not written for.
+_CANNOT_FOLD = (
+    HistoryBroken,
+    SchemaError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+
 
 class Parked(NamedTuple):
     """A job whose events are not folded from `position` on, and why."""
@@ -55,18 +67,19 @@ class Folding:
         before = self.states.get(job)
         try:
             after = advance(before, event)
-        except (HistoryBroken, SchemaError) as error:
+            rows = self._rows_of(Step(before, event, after))
+        except _CANNOT_FOLD as error:
             self._aside[job] = position
             self.parked.append(parked_at(position, event, error))
             return
         self.states[job] = after
         self._ends[job] = position
-        folds = self._of_event.get(type(event.payload))
-        if folds is not None:
-            step = Step(before, event, after)
-            for projection, rows_of in folds:
-                for row in rows_of(step):
-                    self._put(projection, row)
+        for projection, row in rows:
+            self._put(projection, row)
+
+    def _rows_of(self, step: Step) -> list[tuple[Projection, Row]]:
+        folds = self._of_event.get(type(step.event.payload), ())
+        return [(projection, row) for projection, rows_of in folds for row in rows_of(step)]
 
     def rows(self) -> Rows:
         """The rows that all events so far lead to."""
@@ -120,4 +133,11 @@ def advance(job: Job | None, event: RecordedEvent) -> Job:
 
 def parked_at(position: Position, event: RecordedEvent, error: Exception) -> Parked:
     """The parking of an event's job, from this event on."""
-    return Parked(event.job, event.tenant, position, event.version, event.type, str(error)[:2_000])
+    return Parked(
+        event.job,
+        event.tenant,
+        position,
+        event.version,
+        event.type,
+        (str(error) or type(error).__name__)[:2_000],
+    )

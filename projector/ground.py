@@ -17,7 +17,7 @@ from eventstore.register import registrations
 from projector.errors import LogForked, ModelNewer
 from projector.projection import Projection
 from projector.tables import fold_lock
-from projector.writing import current, driver, jobs_aside
+from projector.writing import current, driver, jobs_aside, versions_of
 from schemas import Position
 
 # A frozen projector loses its transaction, and with it the locks.
@@ -82,6 +82,11 @@ async def stand(
         current(known, versions),
         await jobs_aside(connection, partition) if row["parked"] else {},
     )
+
+
+async def check_known(connection: AsyncConnection, known: Sequence[Projection]) -> None:
+    """Raises `ModelNewer` when there are tables that this process is too old for."""
+    _check_known(known, await versions_of(connection))
 
 
 def _check_known(known: Sequence[Projection], versions: Mapping[str, int]) -> None:

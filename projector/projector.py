@@ -31,7 +31,14 @@ from eventstore import (
 )
 from eventstore.parts import make_parts
 from projector.batches import fold_into, is_refusal
-from projector.errors import CheckpointMoved, LogBroken, LogForked, ProjectorError, ReplayRefused
+from projector.errors import (
+    CheckpointMoved,
+    LogBroken,
+    LogForked,
+    ModelNewer,
+    ProjectorError,
+    ReplayRefused,
+)
 from projector.ground import check_rightful, make_locks, stand
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
@@ -93,7 +100,7 @@ class Projector:
                 if names := await backfill(self._engine):
                     log.info("projections_backfilled", names=names)
                 await anyio.sleep(PARTS_EVERY_S)
-            except (PostgresUnavailable, ReplayRefused, TimeoutError) as error:
+            except (PostgresUnavailable, ReplayRefused, ModelNewer, TimeoutError) as error:
                 log.warning("backfill_waits", error=str(error))
                 await anyio.sleep(_LONGEST_BACKOFF_S)
             except (SQLAlchemyError, PostgresError) as error:
@@ -112,6 +119,7 @@ class Projector:
                     backoff_s = _FIRST_BACKOFF_S
                     self.trouble.pop(partition, None)
                 except (PostgresUnavailable, RedisUnavailable, TimeoutError) as error:
+                    self._batch[partition] = FIRST_BATCH  # it may have been too much at once
                     log.warning("projector_waits", partition=partition, error=str(error))
                     self.trouble[partition] = str(error) or "a batch took too long"
                     await anyio.sleep(backoff_s)
@@ -158,6 +166,10 @@ class Projector:
             self._states[partition].forget()
             return await self.fold_batch(partition)
         if not entries:
+            if remembered is not None and await self._checkpoint(partition) != remembered:
+                # Postgres was set back: the log may reach further back than what it has now.
+                self._states[partition].forget()
+                return await self.fold_batch(partition)
             return 0
         try:
             moved = await self._fold(partition, behind, entries)

@@ -27,12 +27,12 @@ from eventstore.tables import log_partitions_table
 from projector.archived import EVENTS
 from projector.comparing import Difference, compared, digests
 from projector.errors import ArchiveShort, DiskTooSmall
-from projector.ground import make_locks
+from projector.ground import check_known, make_locks
 from projector.parking import one_replay
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
 from projector.shadow import OnProgress, Shadow, Source
-from projector.shares import on_snapshot, sample, shares
+from projector.shares import UNHURRIED, on_snapshot, sample, shares
 from projector.swapping import check_views, swap
 from projector.tables import metadata
 from projector.writing import PUBLIC, built, checkpoints_of, driver, jobs_aside
@@ -81,9 +81,9 @@ async def rebuild(
         partitions = await _partitions(engine)
         async with engine.connect() as seen, engine.begin() as connection:
             await one_replay(connection)
+            await check_known(connection, PROJECTIONS)
             await _check_room(connection, only, free_bytes)
             await check_views(connection, only)
-            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             shadow = Shadow(connection, SHADOW, only)
             await shadow.make()
             source = await _source(engine, seen)
@@ -107,6 +107,7 @@ async def backfill(engine: AsyncEngine, *, on_progress: OnProgress | None = None
     with postgres_errors():
         async with engine.begin() as connection:
             done = await built(connection, PROJECTIONS)
+            await check_known(connection, PROJECTIONS)
     missing = [one for one in PROJECTIONS if one not in done]
     if missing:
         await rebuild(engine, only=missing, on_progress=on_progress)
@@ -174,7 +175,7 @@ async def _partitions(engine: AsyncEngine) -> list[int]:
 async def _patient(engine: AsyncEngine) -> AsyncIterator[AsyncEngine]:
     """An engine of the same database whose statements may take hours."""
     url = engine.url.render_as_string(hide_password=False)
-    patient = connect_postgres(url, pool_size=2, command_timeout_s=REPLAY_S)
+    patient = connect_postgres(url, pool_size=2, command_timeout_s=REPLAY_S, settings=UNHURRIED)
     try:
         with postgres_errors():
             yield patient

@@ -24,6 +24,8 @@ from schemas import Position
 
 JOBS = 4_000
 _FETCHED = 5_000
+UNHURRIED = {"idle_in_transaction_session_timeout": "0"}
+"""A share is folded in the middle of a transaction, and others meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def _fold_share(
     projections = [one for one in PROJECTIONS if one.name in names]
 
     async def fold() -> FoldedShare:
-        engine = connect_postgres(url, pool_size=1)
+        engine = connect_postgres(url, pool_size=1, settings=UNHURRIED)
         try:
             async with engine.connect() as connection:
                 await on_snapshot(connection, snapshot)

@@ -165,8 +165,13 @@ async def jobs_aside(
 
 async def built(connection: AsyncConnection, known: Sequence[Projection]) -> list[Projection]:
     """Those of the projections whose rows were made by the fold that they have now."""
+    return current(known, await versions_of(connection))
+
+
+async def versions_of(connection: AsyncConnection) -> dict[str, int]:
+    """By name of each projection, the version of the fold that its rows were made by."""
     found = (await connection.execute(select(projections_table))).all()
-    return current(known, {row.name: row.version for row in found})
+    return {row.name: row.version for row in found}
 
 
 def current(known: Sequence[Projection], versions: Mapping[str, int]) -> list[Projection]:

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from eventstore import EventStore, Hub
 from eventstore.parts import months, part
-from projector import Projector, backfill, verify
+from projector import Projector, backfill, rebuild, verify
+from projector.errors import ModelNewer
 from projector.projection import Projection
 from projector.projections import DAILY_STATS, JOBS, PROJECTIONS
 from schemas import JobRef
@@ -215,3 +216,15 @@ async def test_a_running_projector_folds_on_while_the_archive_is_too_busy_for_a_
                 await until(there)
             await until(made)
         tasks.cancel_scope.cancel()
+
+
+async def test_what_a_newer_version_has_made_is_not_remade_by_an_older_one(
+    engine: AsyncEngine, jobs: list[JobRef]
+) -> None:
+    newer = "UPDATE headrace.projections SET version = 99 WHERE name = 'daily_stats'"
+    await execute(engine, newer)
+    before = await contents(engine)
+    for remake in (backfill, rebuild):
+        with pytest.raises(ModelNewer, match="daily_stats"):
+            await remake(engine)
+    assert await contents(engine) == before

@@ -5,9 +5,10 @@ import pytest
 from eventstore import LogEntry
 from projector import HistoryBroken
 from projector.folding import Folding, advance, fold_entries
-from projector.projections import JOBS, PROJECTIONS
+from projector.projection import Projection, Row, Step
+from projector.projections import JOBS, PHASES, PROJECTIONS
 from schemas import Job, Position
-from schemas.events import UnknownEvent, Unreadable
+from schemas.events import JobStarted, UnknownEvent, Unreadable
 from tests.histories import (
     JOB,
     NOON,
@@ -100,3 +101,19 @@ def test_rows_that_were_asked_for_in_the_middle_are_the_same_in_the_end() -> Non
         folding.add(*entry)
         folding.rows()
     assert folding.rows() == fold_entries(PROJECTIONS, entries, {}, {}).rows()
+
+
+def test_a_fold_that_raises_parks_the_job_and_leaves_the_others_alone() -> None:
+    def stumble(step: Step) -> list[Row]:
+        if step.event.job == JOB:
+            raise KeyError("colour")
+        return []
+
+    stumbling = Projection(PHASES.table, of_event={JobStarted: stumble})
+    other = "01900000-0000-7000-8000-000000000002"
+    folding = Folding([JOBS, stumbling])
+    for seq, event in enumerate([*recorded(build()), *recorded(build(2), job=other)], start=1):
+        folding.add(Position(0, 1, seq), event)
+    assert [(one.job, one.version, one.error) for one in folding.parked] == [(JOB, 2, "'colour'")]
+    found = {row["id"]: row["version"] for row in folding.rows()[JOBS].values()}
+    assert found == {JOB: 1, other: len(build())}

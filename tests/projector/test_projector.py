@@ -35,7 +35,7 @@ from tests.histories import (
     repaired_build,
     started,
 )
-from tests.projector.contents import EMPTY, contents, execute, folded, scalar
+from tests.projector.contents import EMPTY, READ_MODEL, contents, execute, folded, scalar
 from tests.projector.processes import another_process, blocked_backend
 from tests.projector.writing import ONE_PER_PARTITION, write
 
@@ -353,3 +353,13 @@ async def test_a_ready_job_has_its_four_sandbox_columns_in_the_table(
         assert [tuple(row) for row in found] == [
             ("sb-1", "https://8080-sb-1.example", "build_v0_1", "/home/user/project")
         ]
+
+
+async def test_a_projector_that_is_caught_up_notices_a_postgres_that_was_set_back(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    await write(store, build())
+    await projector.catch_up()
+    await execute(engine, f"TRUNCATE {READ_MODEL}, headrace.events")
+    assert await projector.catch_up() == len(build())
+    assert await contents(engine) == await folded(store)
