@@ -18,6 +18,7 @@ from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory, St
 from generator.transcript import Transcript
 from generator.workspace import Workspace
 from schemas import Command, Job
+from schemas.commands import NO_USAGE, Usage
 
 log = structlog.get_logger()
 
@@ -66,6 +67,8 @@ class Build:
     workspace_root: Path
     deadlines: Deadlines
     sandbox: Sandbox | None = None
+    usage: Usage = NO_USAGE
+    """What the current phase has used, and no event has told yet."""
     maybe_ready: bool = False
     """Whether the log may say READY although its answer has not arrived."""
     _runtime: SandboxRuntime | None = field(default=None, repr=False)
@@ -111,6 +114,14 @@ class Build:
     async def note_file(self, path: str, size_bytes: int) -> None:
         """Show that a file was written."""
         await self.note("file", {"path": path, "size_bytes": size_bytes})
+
+    async def said(self, text: str) -> None:
+        """Show what the model says."""
+        await self.note("said", {"text": text})
+
+    async def used(self, usage: Usage) -> None:
+        """Keep what the runner of this phase has used so far."""
+        self.usage = usage
 
     def transcript(self) -> Transcript:
         """Shows what a command of the current phase prints."""

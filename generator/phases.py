@@ -43,7 +43,7 @@ async def code(build: Build) -> CompletePhase:
     task = RunnerTask(job=build.job.job, goal=build.job.goal, round=build.job.round)
     try:
         with anyio.fail_after(build.deadlines.code_s):
-            usage = await runner.run(task, workspace)
+            usage = await runner.run(task, workspace, build)
     except TimeoutError as error:
         raise RunnerFailed(
             f"the {runner.name} runner did not finish within {build.deadlines.code_s:g} s"
@@ -62,9 +62,7 @@ async def code(build: Build) -> CompletePhase:
             "bytes": sum(map(len, files.values())),
         },
         manifest=manifest,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cost_usd=usage.cost_usd,
+        usage=usage,
     )
 
 

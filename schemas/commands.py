@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from schemas.events import Fact, Phase, Tier
+from schemas.events import Fact, Limits, Phase, Tier
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBuild:
-    """Build `goal` as the next build of the project, from scratch or from `base_build`."""
+    """Build `goal` as the next build of the project, from scratch or from `base_build`.
+
+    What the fields of a base mean, `JobQueued` says.
+    """
 
     tenant: str
     user_id: str
@@ -17,6 +20,23 @@ class RequestBuild:
     goal: str
     tier: Tier = "free"
     base_build: int | None = None
+    base_manifest: str | None = None
+    base_job: str | None = None
+    restore: bool = False
+    in_place: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and money as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+
+
+NO_USAGE = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +55,18 @@ class StartPhase:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleRetry:
+    """A step of the current phase failed and is tried again after `wait_s`."""
+
+    step: str
+    tries: int
+    kind: str
+    message: str
+    wait_s: float
+    usage: Usage = NO_USAGE
+
+
+@dataclass(frozen=True, slots=True)
 class CompletePhase:
     """The current phase is done."""
 
@@ -42,9 +74,7 @@ class CompletePhase:
     duration_ms: int
     evidence: Mapping[str, Fact] = field(default_factory=dict)
     manifest: str | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float = 0.0
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +104,7 @@ class FinishBuild:
     sandbox_id: str | None = None
     preview_url: str | None = None
     workspace_path: str | None = None
+    log: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +114,8 @@ class FailJob:
     kind: str
     message: str
     debug_id: str
+    log: str | None = None
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +130,9 @@ class RequestCancel:
 class ConfirmCancel:
     """Everything of the cancelled job has been stopped."""
 
+    log: str | None = None
+    usage: Usage = NO_USAGE
+
 
 @dataclass(frozen=True, slots=True)
 class ExpirePreview:
@@ -109,6 +145,7 @@ Command = (
     RequestBuild
     | StartJob
     | StartPhase
+    | ScheduleRetry
     | CompletePhase
     | RecordSandbox
     | RecordFailedChecks

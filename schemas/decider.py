@@ -3,6 +3,7 @@
 One small function per command. The moves allowed are `schemas.job.TRANSITIONS`.
 """
 
+from dataclasses import asdict
 from typing import assert_never
 
 from schemas.commands import (
@@ -16,6 +17,7 @@ from schemas.commands import (
     RecordSandbox,
     RequestBuild,
     RequestCancel,
+    ScheduleRetry,
     StartJob,
     StartPhase,
 )
@@ -33,6 +35,7 @@ from schemas.events import (
     PhaseCompleted,
     PhaseStarted,
     PreviewExpired,
+    RetryScheduled,
     SandboxCreated,
     build_version,
 )
@@ -54,11 +57,9 @@ def decide(state: Job | None, command: Command) -> list[Known]:
         case RequestCancel():
             return _request_cancel(state, command)
         case ConfirmCancel():
-            return _confirm_cancel(state)
-        case FailJob(kind, message, debug_id):
-            return [
-                JobFailed(phase=state.current_phase, kind=kind, message=message, debug_id=debug_id)
-            ]
+            return _confirm_cancel(state, command)
+        case FailJob():
+            return [_failed(state, command)]
         case RecordSandbox(sandbox_id, provider, ends_at):
             return [SandboxCreated(sandbox_id=sandbox_id, provider=provider, ends_at=ends_at)]
     if state.status is Status.CANCELLING:
@@ -68,6 +69,8 @@ def decide(state: Job | None, command: Command) -> list[Known]:
             return _start_job(state, worker, attempt)
         case StartPhase(phase):
             return _start_phase(state, phase)
+        case ScheduleRetry():
+            return _schedule_retry(state, command)
         case CompletePhase():
             return _complete_phase(state, command)
         case RecordFailedChecks():
@@ -89,6 +92,11 @@ def _request_build(state: Job | None, command: RequestBuild) -> list[Known]:
             goal=command.goal,
             tier=command.tier,
             base_build=command.base_build,
+            base_manifest=command.base_manifest,
+            base_job=command.base_job,
+            restore=command.restore,
+            in_place=command.in_place,
+            limits=command.limits,
         )
     ]
 
@@ -101,10 +109,21 @@ def _request_cancel(state: Job, command: RequestCancel) -> list[Known]:
     return [CancelRequested(by=command.by, reason=command.reason)]
 
 
-def _confirm_cancel(state: Job) -> list[Known]:
+def _confirm_cancel(state: Job, command: ConfirmCancel) -> list[Known]:
     if state.status is not Status.CANCELLING:
         raise CommandRefused(state.job, state.status, "ConfirmCancel", "nobody asked to cancel it")
-    return [JobCancelled(by="worker")]
+    return [JobCancelled(by="worker", log=command.log, **asdict(command.usage))]
+
+
+def _failed(state: Job, command: FailJob) -> JobFailed:
+    return JobFailed(
+        phase=state.current_phase,
+        kind=command.kind,
+        message=command.message,
+        debug_id=command.debug_id,
+        log=command.log,
+        **asdict(command.usage),
+    )
 
 
 def _start_job(state: Job, worker: str, attempt: int) -> list[Known]:
@@ -125,6 +144,24 @@ def _start_phase(state: Job, phase: Phase) -> list[Known]:
     return [PhaseStarted(phase=phase, round=state.round)]
 
 
+def _schedule_retry(state: Job, command: ScheduleRetry) -> list[Known]:
+    phase = state.current_phase
+    if phase is None or not _under_way(state, phase):
+        raise CommandRefused(state.job, state.status, "ScheduleRetry", "no phase is under way")
+    return [
+        RetryScheduled(
+            phase=phase,
+            round=state.round,
+            step=command.step,
+            tries=command.tries,
+            kind=command.kind,
+            message=command.message,
+            wait_s=command.wait_s,
+            **asdict(command.usage),
+        )
+    ]
+
+
 def _complete_phase(state: Job, command: CompletePhase) -> list[Known]:
     if not _under_way(state, command.phase):
         raise CommandRefused(
@@ -137,9 +174,7 @@ def _complete_phase(state: Job, command: CompletePhase) -> list[Known]:
             duration_ms=command.duration_ms,
             evidence=dict(command.evidence),
             manifest=command.manifest,
-            input_tokens=command.input_tokens,
-            output_tokens=command.output_tokens,
-            cost_usd=command.cost_usd,
+            **asdict(command.usage),
         )
     ]
 
@@ -174,6 +209,7 @@ def _finish_build(state: Job, command: FinishBuild) -> list[Known]:
             preview_url=command.preview_url,
             workspace_path=command.workspace_path,
             manifest=state.manifest,
+            log=command.log,
         )
     ]
 

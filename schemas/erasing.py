@@ -26,6 +26,8 @@ KEPT: Final = _Kept()
 
 Rule = _Kept | str | None | dict[str, Any]
 
+_METERED: Mapping[str, Rule] = {"input_tokens": KEPT, "output_tokens": KEPT, "cost_usd": KEPT}
+
 RULES: Mapping[str, Mapping[str, Rule]] = {
     "JobQueued": {
         # Tenant and project are the key of the numbering.
@@ -35,18 +37,31 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "goal": ERASED,
         "tier": KEPT,
         "base_build": KEPT,
+        "base_manifest": None,
+        "base_job": KEPT,
+        "restore": KEPT,
+        "in_place": KEPT,
+        "limits": KEPT,
     },
     "JobStarted": {"attempt": KEPT, "worker": ERASED},
     "PhaseStarted": {"phase": KEPT, "round": KEPT},
+    "RetryScheduled": {
+        "phase": KEPT,
+        "round": KEPT,
+        "step": KEPT,
+        "tries": KEPT,
+        "kind": KEPT,
+        "message": ERASED,
+        "wait_s": KEPT,
+        **_METERED,
+    },
     "PhaseCompleted": {
         "phase": KEPT,
         "round": KEPT,
         "duration_ms": KEPT,
         "evidence": {},
         "manifest": None,
-        "input_tokens": KEPT,
-        "output_tokens": KEPT,
-        "cost_usd": KEPT,
+        **_METERED,
     },
     "SandboxCreated": {"sandbox_id": ERASED, "provider": KEPT, "ends_at": KEPT},
     "ChecksFailed": {
@@ -64,9 +79,17 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "preview_url": None,
         "workspace_path": None,
         "manifest": None,
+        "log": None,
     },
-    "JobFailed": {"phase": KEPT, "kind": KEPT, "message": ERASED, "debug_id": KEPT},
-    "JobCancelled": {"by": ERASED, "reason": ""},
+    "JobFailed": {
+        "phase": KEPT,
+        "kind": KEPT,
+        "message": ERASED,
+        "debug_id": KEPT,
+        "log": None,
+        **_METERED,
+    },
+    "JobCancelled": {"by": ERASED, "reason": "", "log": None, **_METERED},
     "PreviewPaused": {},
     "PreviewResumed": {"sandbox_id": ERASED, "preview_url": ERASED, "ends_at": KEPT},
     "PreviewExpired": {"reason": ERASED},

@@ -54,8 +54,33 @@ class Payload(BaseModel):
     type: ClassVar[str]
 
 
+class Metered(Payload):
+    """What was paid to a provider of models, as it counted itself, and has not been told before."""
+
+    input_tokens: Annotated[int, Field(ge=0)] = 0
+    output_tokens: Annotated[int, Field(ge=0)] = 0
+    cost_usd: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Limits(BaseModel):
+    """What a job may use, all attempts and rounds together. None: no limit of its own."""
+
+    model_config = Payload.model_config
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_cost_usd: Annotated[float, Field(gt=0)] | None = None
+    max_wall_s: Annotated[int, Field(ge=1)] | None = None
+    """From its first start on."""
+    max_repairs: Annotated[int, Field(ge=0, le=10)] = 3
+
+
 class JobQueued(Payload):
-    """A build was requested; the job waits for a worker."""
+    """A build was requested; the job waits for a worker.
+
+    With `base_build` it goes on from that build, whose files are `base_manifest`: the goal is then
+    what to change, or with `restore` only what to call it, and the files stay as they are.
+    `in_place`: the base's living sandbox, and with it its preview, may be taken over.
+    """
 
     type: ClassVar[str] = "JobQueued"
     tenant: Slug
@@ -64,6 +89,11 @@ class JobQueued(Payload):
     goal: Goal
     tier: Tier = "free"
     base_build: Annotated[int, Field(ge=1)] | None = None
+    base_manifest: Text | None = None
+    base_job: Slug | None = None
+    restore: bool = False
+    in_place: bool = False
+    limits: Limits = Limits()
 
 
 class JobStarted(Payload):
@@ -82,7 +112,23 @@ class PhaseStarted(Payload):
     round: Annotated[int, Field(ge=1)] = 1
 
 
-class PhaseCompleted(Payload):
+class RetryScheduled(Metered):
+    """A step of a phase did not succeed and is tried again after `wait_s`, by the same worker.
+
+    `step` names it (`create_sandbox`, `install`, …), `tries` counts the tries that failed.
+    """
+
+    type: ClassVar[str] = "RetryScheduled"
+    phase: Phase
+    round: Annotated[int, Field(ge=1)] = 1
+    step: Text
+    tries: Annotated[int, Field(ge=1)]
+    kind: Text
+    message: Text
+    wait_s: Annotated[float, Field(ge=0)]
+
+
+class PhaseCompleted(Metered):
     """A phase is done and need never be done again.
 
     `evidence` says how that is known; `manifest` is the digest of the files after it; tokens and
@@ -95,9 +141,6 @@ class PhaseCompleted(Payload):
     duration_ms: Annotated[int, Field(ge=0)]
     evidence: dict[Text, Fact] = {}
     manifest: Text | None = None
-    input_tokens: Annotated[int, Field(ge=0)] = 0
-    output_tokens: Annotated[int, Field(ge=0)] = 0
-    cost_usd: Annotated[float, Field(ge=0)] = 0.0
 
 
 class SandboxCreated(Payload):
@@ -134,7 +177,8 @@ class CancelRequested(Payload):
 class JobReady(Payload):
     """The app runs and was checked: it is build number `build_number` of its project.
 
-    A job walked through by the simulated loop has neither sandbox nor URL nor files.
+    A job walked through by the simulated loop has neither sandbox nor URL nor files. `log` is the
+    digest of all that its commands printed, also of a job that ended otherwise.
     """
 
     type: ClassVar[str] = "JobReady"
@@ -144,9 +188,10 @@ class JobReady(Payload):
     preview_url: Text | None = None
     workspace_path: Text | None = None
     manifest: Text | None = None
+    log: Text | None = None
 
 
-class JobFailed(Payload):
+class JobFailed(Metered):
     """The job ended without a build. `debug_id` also stands in the worker's log output."""
 
     type: ClassVar[str] = "JobFailed"
@@ -154,14 +199,16 @@ class JobFailed(Payload):
     kind: Text
     message: Text
     debug_id: Text
+    log: Text | None = None
 
 
-class JobCancelled(Payload):
+class JobCancelled(Metered):
     """The job was stopped, and nothing of it runs any more."""
 
     type: ClassVar[str] = "JobCancelled"
     by: Text
     reason: Text = ""
+    log: Text | None = None
 
 
 class PreviewPaused(Payload):
@@ -203,6 +250,7 @@ Known = (
     JobQueued
     | JobStarted
     | PhaseStarted
+    | RetryScheduled
     | PhaseCompleted
     | SandboxCreated
     | ChecksFailed

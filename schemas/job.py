@@ -32,6 +32,8 @@ from schemas.events import (
     JobQueued,
     JobReady,
     JobStarted,
+    Limits,
+    Metered,
     Payload,
     Phase,
     PhaseCompleted,
@@ -39,6 +41,7 @@ from schemas.events import (
     PreviewExpired,
     PreviewPaused,
     PreviewResumed,
+    RetryScheduled,
     SandboxCreated,
     UnknownEvent,
     Unreadable,
@@ -94,12 +97,16 @@ class Preview(StrEnum):
     EXPIRED = "expired"
 
 
+_NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Job:
     """A job as its events tell it. `version` is the number of events folded.
 
     `scaffold_ms` … `checks_ms` is how long each phase took, all rounds together; None before it was
-    completed once.
+    completed once. `repair_…` is the part of the usage that later rounds than the first had.
+    `failures` are the fingerprints of failed checks, in order, `last_failure` is the newest.
     """
 
     # Without slots: a copy with changes is then a copy of a dict, eight times as fast as
@@ -116,6 +123,11 @@ class Job:
     version: int
     queued_at: datetime
     updated_at: datetime
+    base_manifest: str | None = None
+    base_job: str | None = None
+    restore: bool = False
+    in_place: bool = False
+    limits: Limits = _NO_LIMITS
     started_at: datetime | None = None
     finished_at: datetime | None = None
     attempt: int = 0
@@ -126,7 +138,11 @@ class Job:
     code_ms: int | None = None
     deps_ms: int | None = None
     checks_ms: int | None = None
+    retries: int = 0
+    failures: tuple[str, ...] = ()
+    last_failure: ChecksFailed | None = None
     manifest: str | None = None
+    log: str | None = None
     sandbox_id: str | None = None
     sandbox_provider: str | None = None
     sandbox_ends_at: datetime | None = None
@@ -142,6 +158,9 @@ class Job:
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
+    repair_input_tokens: int = 0
+    repair_output_tokens: int = 0
+    repair_cost_usd: float = 0.0
 
     @property
     def next_phase(self) -> Phase | None:
@@ -187,6 +206,8 @@ def evolve(state: Job | None, event: RecordedEvent) -> Job | None:
 Changes = Mapping[str, Any]
 """The attributes of a job that an event makes others, and what they are then."""
 
+_NONE: Changes = {}
+
 
 def _started(state: Job, event: RecordedEvent, started: JobStarted) -> Changes:
     return {
@@ -210,10 +231,27 @@ def _completed(state: Job, _: RecordedEvent, done: PhaseCompleted) -> Changes:
         "completed": (*state.completed, done.phase),
         took: (getattr(state, took) or 0) + done.duration_ms,
         "manifest": done.manifest or state.manifest,
-        "input_tokens": state.input_tokens + done.input_tokens,
-        "output_tokens": state.output_tokens + done.output_tokens,
-        "cost_usd": state.cost_usd + done.cost_usd,
+        **_used(state, done),
     }
+
+
+def _used(state: Job, told: Metered) -> Changes:
+    if not (told.input_tokens or told.output_tokens or told.cost_usd):
+        return _NONE
+    changes = {
+        "input_tokens": state.input_tokens + told.input_tokens,
+        "output_tokens": state.output_tokens + told.output_tokens,
+        "cost_usd": state.cost_usd + told.cost_usd,
+    }
+    if state.round > 1:
+        changes["repair_input_tokens"] = state.repair_input_tokens + told.input_tokens
+        changes["repair_output_tokens"] = state.repair_output_tokens + told.output_tokens
+        changes["repair_cost_usd"] = state.repair_cost_usd + told.cost_usd
+    return changes
+
+
+def _retried(state: Job, _: RecordedEvent, retry: RetryScheduled) -> Changes:
+    return {"retries": state.retries + 1, **_used(state, retry)}
 
 
 def _sandbox(_: Job, __: RecordedEvent, created: SandboxCreated) -> Changes:
@@ -224,8 +262,13 @@ def _sandbox(_: Job, __: RecordedEvent, created: SandboxCreated) -> Changes:
     }
 
 
-def _repair(_: Job, __: RecordedEvent, failure: ChecksFailed) -> Changes:
-    return {"round": failure.round + 1, "completed": (Phase.SCAFFOLD,)}
+def _repair(state: Job, _: RecordedEvent, failure: ChecksFailed) -> Changes:
+    return {
+        "round": failure.round + 1,
+        "completed": (Phase.SCAFFOLD,),
+        "failures": (*state.failures, failure.fingerprint),
+        "last_failure": failure,
+    }
 
 
 def _cancelling(_: Job, __: RecordedEvent, ___: CancelRequested) -> Changes:
@@ -243,23 +286,32 @@ def _ready(_: Job, event: RecordedEvent, ready: JobReady) -> Changes:
         "build_version": ready.build_version,
         "workspace_path": ready.workspace_path,
         "manifest": ready.manifest,
+        "log": ready.log,
     }
 
 
-def _failed(_: Job, event: RecordedEvent, failed: JobFailed) -> Changes:
+def _failed(state: Job, event: RecordedEvent, failed: JobFailed) -> Changes:
     return {
         **_WITHOUT_SANDBOX,
+        **_used(state, failed),
         "status": Status.FAILED,
         "finished_at": event.time,
         "failed_phase": failed.phase,
         "failure_kind": failed.kind,
         "error_message": failed.message,
         "debug_id": failed.debug_id,
+        "log": failed.log,
     }
 
 
-def _cancelled(_: Job, event: RecordedEvent, __: JobCancelled) -> Changes:
-    return {**_WITHOUT_SANDBOX, "status": Status.CANCELLED, "finished_at": event.time}
+def _cancelled(state: Job, event: RecordedEvent, cancelled: JobCancelled) -> Changes:
+    return {
+        **_WITHOUT_SANDBOX,
+        **_used(state, cancelled),
+        "status": Status.CANCELLED,
+        "finished_at": event.time,
+        "log": cancelled.log,
+    }
 
 
 def _paused(_: Job, __: RecordedEvent, ___: PreviewPaused) -> Changes:
@@ -280,7 +332,7 @@ def _expired(_: Job, __: RecordedEvent, ___: PreviewExpired) -> Changes:
 
 
 def _unknown(_: Job, __: RecordedEvent, ___: UnknownEvent) -> Changes:
-    return {}
+    return _NONE
 
 
 def _unreadable(_: Job, event: RecordedEvent, unreadable: Unreadable) -> Changes:
@@ -290,6 +342,7 @@ def _unreadable(_: Job, event: RecordedEvent, unreadable: Unreadable) -> Changes
 CHANGES: Mapping[type[Payload], Callable[[Job, RecordedEvent, Any], Changes]] = {
     JobStarted: _started,
     PhaseStarted: _entered,
+    RetryScheduled: _retried,
     PhaseCompleted: _completed,
     SandboxCreated: _sandbox,
     ChecksFailed: _repair,
@@ -333,6 +386,11 @@ def _queued(event: RecordedEvent, queued: JobQueued) -> Job:
         goal=queued.goal,
         tier=queued.tier,
         base_build=queued.base_build,
+        base_manifest=queued.base_manifest,
+        base_job=queued.base_job,
+        restore=queued.restore,
+        in_place=queued.in_place,
+        limits=queued.limits,
         status=Status.QUEUED,
         version=event.version,
         queued_at=event.time,

@@ -20,6 +20,7 @@ from schemas.events import (
     PreviewExpired,
     PreviewPaused,
     PreviewResumed,
+    RetryScheduled,
     SandboxCreated,
     UnknownEvent,
     Unreadable,
@@ -125,6 +126,8 @@ def _facts(payload: AnyPayload) -> str:
             return f"attempt {attempt} by {worker}"
         case PhaseStarted(phase=phase, round=number):
             return phase if number == 1 else f"{phase}, round {number}"
+        case RetryScheduled(phase=phase, step=step, tries=tries, message=message):
+            return f"{phase}: {step} failed {tries} times: {message}"
         case PhaseCompleted(phase=phase, duration_ms=duration_ms):
             return f"{phase} in {duration_ms / 1000:.2f} s"
         case SandboxCreated(provider=provider, sandbox_id=sandbox_id):

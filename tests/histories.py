@@ -31,8 +31,10 @@ from schemas.commands import (
     RecordSandbox,
     RequestBuild,
     RequestCancel,
+    ScheduleRetry,
     StartJob,
     StartPhase,
+    Usage,
 )
 from schemas.events import (
     CancelRequested,
@@ -241,6 +243,7 @@ def commands_for(job: Job | None) -> dict[str, Command]:
         "RequestBuild": RequestBuild(TENANT, USER, PROJECT, "a list"),
         "StartJob": StartJob(f"w{attempt}", attempt),
         **per_phase,
+        "ScheduleRetry": ScheduleRetry("install", 1, "network", "no answer", 0.5, Usage(1, 2, 0.1)),
         "RecordSandbox": RecordSandbox(f"sb-{attempt}", "local", NOON + timedelta(hours=1)),
         "RecordFailedChecks": RecordFailedChecks("f-1", "pytest", 1, "red"),
         "FinishBuild": FinishBuild(1, "sb-1", "https://8080-sb-1.example", "/home/user/project"),

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from generator.app_manifest import MANIFEST
-from generator.runner import RunnerTask, Usage
+from generator.runner import Listener, RunnerTask
 from generator.runners.app_kinds import app_files
 from generator.workspace import Workspace
+from schemas.commands import Usage
 
 
 class Broken(StrEnum):
@@ -35,7 +36,7 @@ class TemplateRunner:
     def __init__(self, broken: Broken | str | None = None) -> None:
         self._breakage = None if broken is None else _BREAKAGES[Broken(broken)]
 
-    async def run(self, task: RunnerTask, workspace: Workspace) -> Usage:
+    async def run(self, task: RunnerTask, workspace: Workspace, listener: Listener) -> Usage:
         files = app_files(task.goal)
         if self._breakage is not None:
             files = self._breakage.applied_to(files)

@@ -19,7 +19,9 @@ from schemas.events import (
     JobQueued,
     JobReady,
     JobStarted,
+    Metered,
     PhaseCompleted,
+    RetryScheduled,
 )
 
 daily_stats = Table(
@@ -67,14 +69,14 @@ def _started(step: Step) -> Iterator[Row]:
 
 
 def _spent(step: Step) -> Iterator[Row]:
-    done = step.event.payload
-    assert isinstance(done, PhaseCompleted)  # noqa: S101 - registered for it
-    if done.input_tokens or done.output_tokens or done.cost_usd:
+    told = step.event.payload
+    assert isinstance(told, Metered)  # noqa: S101 - registered for it
+    if told.input_tokens or told.output_tokens or told.cost_usd:
         yield from _added(
             step,
-            input_tokens=done.input_tokens,
-            output_tokens=done.output_tokens,
-            cost_usd=usd(done.cost_usd),
+            input_tokens=told.input_tokens,
+            output_tokens=told.output_tokens,
+            cost_usd=usd(told.cost_usd),
         )
 
 
@@ -85,9 +87,10 @@ DAILY_STATS = Projection(
         JobStarted: _started,
         ChecksFailed: _counted("repairs"),
         JobReady: _counted("ready"),
-        JobFailed: _counted("failed"),
-        JobCancelled: _counted("cancelled"),
+        JobFailed: lambda step: (*_added(step, failed=1), *_spent(step)),
+        JobCancelled: lambda step: (*_added(step, cancelled=1), *_spent(step)),
         PhaseCompleted: _spent,
+        RetryScheduled: _spent,
     },
     merge=dict.fromkeys(_SUMS, Merge.ADD),
 )

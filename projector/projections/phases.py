@@ -24,8 +24,10 @@ from schemas.events import (
     ChecksFailed,
     JobFailed,
     JobStarted,
+    Metered,
     PhaseCompleted,
     PhaseStarted,
+    RetryScheduled,
 )
 
 phases = Table(
@@ -70,9 +72,25 @@ def _completed(step: Step) -> Iterator[Row]:
         "finished_at": step.event.time,
         "duration_ms": done.duration_ms,
         "outcome": "completed",
-        "input_tokens": done.input_tokens,
-        "output_tokens": done.output_tokens,
-        "cost_usd": done.cost_usd,
+        **_used(done),
+    }
+
+
+def _retried(step: Step) -> Iterator[Row]:
+    retry = step.event.payload
+    assert isinstance(retry, RetryScheduled)  # noqa: S101 - registered for it
+    yield _row(step.after, retry.phase, retry.round) | {
+        "started_at": step.event.time,
+        "outcome": "running",
+        **_used(retry),
+    }
+
+
+def _used(told: Metered) -> Row:
+    return {
+        "input_tokens": told.input_tokens,
+        "output_tokens": told.output_tokens,
+        "cost_usd": told.cost_usd,
     }
 
 
@@ -86,6 +104,7 @@ def _left(outcome: str, step: Step) -> Iterator[Row]:
         "started_at": step.event.time,
         "finished_at": step.event.time,
         "outcome": outcome,
+        **(_used(step.event.payload) if isinstance(step.event.payload, Metered) else {}),
     }
 
 
@@ -105,6 +124,7 @@ PHASES = Projection(
     of_event={
         PhaseStarted: _entered,
         PhaseCompleted: _completed,
+        RetryScheduled: _retried,
         ChecksFailed: lambda step: _left("failed", step),
         JobFailed: lambda step: _left("failed", step),
         JobStarted: lambda step: _left("interrupted", step),

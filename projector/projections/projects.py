@@ -7,7 +7,15 @@ from sqlalchemy import BigInteger, Column, DateTime, Integer, Numeric, Table, Te
 from projector.projection import Merge, Projection, Row, Step
 from projector.projections.money import usd
 from projector.tables import metadata
-from schemas.events import JobCancelled, JobFailed, JobQueued, JobReady, PhaseCompleted
+from schemas.events import (
+    JobCancelled,
+    JobFailed,
+    JobQueued,
+    JobReady,
+    Metered,
+    PhaseCompleted,
+    RetryScheduled,
+)
 
 projects = Table(
     "projects",
@@ -36,13 +44,13 @@ def _ready(step: Step) -> Iterator[Row]:
 
 
 def _spent(step: Step) -> Iterator[Row]:
-    done = step.event.payload
-    assert isinstance(done, PhaseCompleted)  # noqa: S101 - registered for it
-    if done.input_tokens or done.output_tokens or done.cost_usd:
+    told = step.event.payload
+    assert isinstance(told, Metered)  # noqa: S101 - registered for it
+    if told.input_tokens or told.output_tokens or told.cost_usd:
         yield _row(step) | {
-            "input_tokens": done.input_tokens,
-            "output_tokens": done.output_tokens,
-            "cost_usd": usd(done.cost_usd),
+            "input_tokens": told.input_tokens,
+            "output_tokens": told.output_tokens,
+            "cost_usd": usd(told.cost_usd),
         }
 
 
@@ -60,9 +68,10 @@ PROJECTS = Projection(
     of_event={
         JobQueued: lambda step: _counted("jobs", step),
         JobReady: _ready,
-        JobFailed: lambda step: _counted("failed", step),
-        JobCancelled: lambda step: _counted("cancelled", step),
+        JobFailed: lambda step: (*_counted("failed", step), *_spent(step)),
+        JobCancelled: lambda step: (*_counted("cancelled", step), *_spent(step)),
         PhaseCompleted: _spent,
+        RetryScheduled: _spent,
     },
     merge={
         "latest_build": Merge.MOST,

@@ -44,12 +44,14 @@ class JobRow(BaseModel):
     round: int
     version: int
     base_build: int | None
+    restore: bool
     build_number: int | None
     build_version: str | None
     preview_url: str | None
     sandbox_id: str | None
     workspace_path: str | None
     manifest: str | None
+    log: str | None
     failed_phase: str | None
     failure_kind: str | None
     error_message: str | None
@@ -57,6 +59,10 @@ class JobRow(BaseModel):
     input_tokens: int
     output_tokens: int
     cost_usd: float
+    repair_input_tokens: int
+    repair_output_tokens: int
+    repair_cost_usd: float
+    retries: int
     scaffold_ms: int | None
     code_ms: int | None
     deps_ms: int | None

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import anyio
 
 from generator.errors import SandboxGone
-from generator.runner import RunnerTask, Usage
+from generator.runner import Listener, RunnerTask
 from generator.sandbox import CommandResult, OnOutput, SandboxInfo
 from generator.workspace import Workspace
+from schemas.commands import Usage
 
 MANIFEST = """
 [commands]
@@ -28,7 +29,7 @@ class ScriptedRunner:
     started: anyio.Event = field(default_factory=anyio.Event)
     runs: int = 0
 
-    async def run(self, task: RunnerTask, workspace: Workspace) -> Usage:
+    async def run(self, task: RunnerTask, workspace: Workspace, listener: Listener) -> Usage:
         self.runs += 1
         self.started.set()
         if self.hang:
@@ -38,6 +39,16 @@ class ScriptedRunner:
         await workspace.write("headrace.toml", MANIFEST)
         await workspace.write("app.py", f"# {task.goal}\n")
         return Usage(input_tokens=10, output_tokens=20, cost_usd=0.5)
+
+
+class Silent:
+    """Listens to a runner, and keeps nothing."""
+
+    async def said(self, text: str) -> None:
+        pass
+
+    async def used(self, usage: Usage) -> None:
+        pass
 
 
 @dataclass

@@ -18,11 +18,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from generator.app_manifest import app_commands
-from generator.runner import Runner, RunnerTask, Usage
+from generator.runner import Failure, Runner, RunnerTask
 from generator.runners import goal as goals
 from generator.runners.app_kinds import ACCENTS, app_files, app_kinds, kind_for
 from generator.runners.template import Broken, TemplateRunner
 from generator.workspace import Workspace
+from schemas.commands import Usage
+from tests.generator.doubles import Silent
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +46,9 @@ async def written(goal: str, root: Path, *, broken: str | None = None) -> Mappin
         pass
 
     workspace = Workspace(root, on_file=ignore)
-    usage = await TemplateRunner(broken).run(RunnerTask(job="job-1", goal=goal), workspace)
+    usage = await TemplateRunner(broken).run(
+        RunnerTask(job="job-1", goal=goal), workspace, Silent()
+    )
     assert usage == Usage()
     return workspace.files
 
@@ -131,8 +135,10 @@ async def test_files_of_a_base_build_that_the_app_does_not_have_go_away(tmp_path
     workspace = Workspace(tmp_path, on_file=ignore)
     base = {"tests/test_old.py": b"boom", "app.py": b"old"}
     await workspace.load(base)
-    task = RunnerTask(job="job-1", goal="a todo list", base_files=base, failure="it broke")
-    await TemplateRunner().run(task, workspace)
+    task = RunnerTask(
+        job="job-1", goal="a todo list", base_files=base, failure=Failure("it broke", "test", 1, "")
+    )
+    await TemplateRunner().run(task, workspace, Silent())
     assert workspace.files.keys() == app_files("a todo list").keys()
     assert workspace.files["app.py"] != b"old"
 

@@ -16,11 +16,13 @@ from schemas.events import (
     JobReady,
     JobStarted,
     Known,
+    Limits,
     PhaseCompleted,
     PhaseStarted,
     PreviewExpired,
     PreviewPaused,
     PreviewResumed,
+    RetryScheduled,
     SandboxCreated,
 )
 
@@ -37,6 +39,12 @@ facts = st.one_of(
     texts, st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.none()
 )
 
+usage = {
+    "input_tokens": counts,
+    "output_tokens": counts,
+    "cost_usd": st.floats(min_value=0, allow_infinity=False),
+}
+
 payloads: dict[type[Known], st.SearchStrategy[Known]] = {
     JobQueued: st.builds(
         JobQueued,
@@ -46,6 +54,17 @@ payloads: dict[type[Known], st.SearchStrategy[Known]] = {
         goal=st.text(_characters, min_size=1, max_size=MAX_GOAL_CHARS),
         tier=st.sampled_from(["free", "pro"]),
         base_build=st.none() | numbers,
+        base_manifest=st.none() | texts,
+        base_job=st.none() | slugs,
+        restore=st.booleans(),
+        in_place=st.booleans(),
+        limits=st.builds(
+            Limits,
+            max_tokens=st.none() | numbers,
+            max_cost_usd=st.none() | st.floats(0, 1e9, exclude_min=True),
+            max_wall_s=st.none() | numbers,
+            max_repairs=st.integers(0, 10),
+        ),
     ),
     JobStarted: st.builds(JobStarted, attempt=numbers, worker=texts),
     PhaseStarted: st.builds(PhaseStarted, phase=phases, round=numbers),
@@ -56,9 +75,18 @@ payloads: dict[type[Known], st.SearchStrategy[Known]] = {
         duration_ms=counts,
         evidence=st.dictionaries(texts, facts, max_size=5),
         manifest=st.none() | texts,
-        input_tokens=counts,
-        output_tokens=counts,
-        cost_usd=st.floats(min_value=0, allow_infinity=False),
+        **usage,
+    ),
+    RetryScheduled: st.builds(
+        RetryScheduled,
+        phase=phases,
+        round=numbers,
+        step=texts,
+        tries=numbers,
+        kind=texts,
+        message=texts,
+        wait_s=st.floats(min_value=0, allow_infinity=False),
+        **usage,
     ),
     SandboxCreated: st.builds(SandboxCreated, sandbox_id=texts, provider=texts, ends_at=times),
     ChecksFailed: st.builds(
@@ -78,11 +106,18 @@ payloads: dict[type[Known], st.SearchStrategy[Known]] = {
         preview_url=st.none() | texts,
         workspace_path=st.none() | texts,
         manifest=st.none() | texts,
+        log=st.none() | texts,
     ),
     JobFailed: st.builds(
-        JobFailed, phase=st.none() | phases, kind=texts, message=texts, debug_id=texts
+        JobFailed,
+        phase=st.none() | phases,
+        kind=texts,
+        message=texts,
+        debug_id=texts,
+        log=st.none() | texts,
+        **usage,
     ),
-    JobCancelled: st.builds(JobCancelled, by=texts, reason=texts),
+    JobCancelled: st.builds(JobCancelled, by=texts, reason=texts, log=st.none() | texts, **usage),
     PreviewPaused: st.builds(PreviewPaused),
     PreviewResumed: st.builds(PreviewResumed, sandbox_id=texts, preview_url=texts, ends_at=times),
     PreviewExpired: st.builds(PreviewExpired, reason=texts),

@@ -28,6 +28,7 @@ from schemas.commands import (
     RequestCancel,
     StartJob,
     StartPhase,
+    Usage,
 )
 from schemas.events import (
     CancelRequested,
@@ -41,6 +42,7 @@ from schemas.events import (
     PhaseCompleted,
     PhaseStarted,
     PreviewExpired,
+    RetryScheduled,
     SandboxCreated,
 )
 from tests.histories import (
@@ -70,6 +72,7 @@ ANSWERS: dict[str, type[Known] | type[CommandRefused] | None] = {
     "S": JobStarted,
     "P": PhaseStarted,
     "D": PhaseCompleted,
+    "W": RetryScheduled,
     "B": SandboxCreated,
     "R": ChecksFailed,
     "Y": JobReady,
@@ -86,27 +89,27 @@ ANSWERS: dict[str, type[Known] | type[CommandRefused] | None] = {
 """Capitals are events, `-` is none, `.` and small letters are refusals."""
 
 # Columns: Request, Start | start: scaffold code deps checks | complete: the same
-#          | sandbox, checks failed | Finish, Fail | Cancel, Confirm | Expire
+#          | retry | sandbox, checks failed | Finish, Fail | Cancel, Confirm | Expire
 SPECIFICATION = """
-    unknown            Qu  uuuu  uuuu  uu  uu  uu  u
-    queued             .S  ....  ....  B.  .F  X.  .
-    starting           .S  P...  ....  B.  .F  A.  .
-    scaffold           .S  ....  D...  B.  .F  A.  .
-    scaffold done      .S  .P..  ....  B.  .F  A.  .
-    code               .S  ....  .D..  B.  .F  A.  .
-    code done          .S  ..P.  ....  B.  .F  A.  .
-    deps               .S  ....  ..D.  B.  .F  A.  .
-    deps done          .S  ...P  ....  B.  .F  A.  .
-    checks             .S  ....  ...D  BR  .F  A.  .
-    checks done        .S  ....  ....  B.  YF  A.  .
-    checks failed      .S  .P..  ....  B.  .F  A.  .
-    taken over         .S  ...P  ....  B.  .F  A.  .
-    cancelling         .c  cccc  cccc  Bc  cF  -X  .
-    ready              .t  tttt  tttt  tt  tt  tt  E
-    ready, simulated   .t  tttt  tttt  tt  tt  tt  -
-    ready, expired     .t  tttt  tttt  tt  tt  tt  -
-    failed             .t  tttt  tttt  tt  tt  tt  .
-    cancelled          .t  tttt  tttt  tt  tt  tt  .
+    unknown            Qu  uuuu  uuuu  u  uu  uu  uu  u
+    queued             .S  ....  ....  .  B.  .F  X.  .
+    starting           .S  P...  ....  .  B.  .F  A.  .
+    scaffold           .S  ....  D...  W  B.  .F  A.  .
+    scaffold done      .S  .P..  ....  .  B.  .F  A.  .
+    code               .S  ....  .D..  W  B.  .F  A.  .
+    code done          .S  ..P.  ....  .  B.  .F  A.  .
+    deps               .S  ....  ..D.  W  B.  .F  A.  .
+    deps done          .S  ...P  ....  .  B.  .F  A.  .
+    checks             .S  ....  ...D  W  BR  .F  A.  .
+    checks done        .S  ....  ....  .  B.  YF  A.  .
+    checks failed      .S  .P..  ....  .  B.  .F  A.  .
+    taken over         .S  ...P  ....  .  B.  .F  A.  .
+    cancelling         .c  cccc  cccc  c  Bc  cF  -X  .
+    ready              .t  tttt  tttt  t  tt  tt  tt  E
+    ready, simulated   .t  tttt  tttt  t  tt  tt  tt  -
+    ready, expired     .t  tttt  tttt  t  tt  tt  tt  -
+    failed             .t  tttt  tttt  t  tt  tt  tt  .
+    cancelled          .t  tttt  tttt  t  tt  tt  tt  .
 """
 
 
@@ -196,9 +199,7 @@ def test_a_build_walks_through_its_phases_in_order_and_is_ready() -> None:
                 phase,
                 duration_ms=7,
                 manifest="files-1" if phase is Phase.CODE else None,
-                input_tokens=10,
-                output_tokens=3,
-                cost_usd=0.25,
+                usage=Usage(10, 3, 0.25),
             )
         ).then(completed(phase))
     built = job.when(FinishBuild(4, "sb-1", "https://x.example", "/work")).then(

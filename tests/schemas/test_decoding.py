@@ -109,6 +109,8 @@ ON_RECORD: dict[str, bytes] = {
     b'"tier":"pro","base_build":2}',
     "JobStarted": b'{"attempt":1,"worker":"w1"}',
     "PhaseStarted": b'{"phase":"scaffold","round":1}',
+    "RetryScheduled": b'{"phase":"deps","round":1,"step":"install","tries":1,"kind":"network",'
+    b'"message":"no answer","wait_s":0.5,"input_tokens":0,"output_tokens":0,"cost_usd":0.0}',
     "PhaseCompleted": b'{"phase":"checks","round":2,"duration_ms":7,"evidence":{"status":200},'
     b'"manifest":"files-1","input_tokens":10,"output_tokens":3,"cost_usd":0.25}',
     "SandboxCreated": b'{"sandbox_id":"sb-1","provider":"local","ends_at":"2026-03-01T13:00:00Z"}',

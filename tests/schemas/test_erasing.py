@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemas import Phase, decode, evolve
 from schemas.decoding import PAYLOADS, UPCASTERS
 from schemas.erasing import HASH, KEPT, RULES, tombstone
-from schemas.events import JobFailed, JobQueued, Known, PhaseCompleted, UnknownEvent
+from schemas.events import JobFailed, JobQueued, Known, Limits, PhaseCompleted, UnknownEvent
 from tests.histories import job_histories, recorded
 from tests.schemas.payloads import any_payload
 
@@ -87,13 +87,27 @@ def test_of_a_request_who_asked_and_what_for_is_gone() -> None:
         "goal": "[erased]",
         "tier": "pro",
         "base_build": None,
+        "base_manifest": None,
+        "base_job": None,
+        "restore": False,
+        "in_place": False,
+        "limits": Limits().model_dump(),
     }
 
 
 def test_of_a_failure_kind_and_debug_id_stay() -> None:
     left = left_of(JobFailed(phase=Phase.CODE, kind="runner", message=SECRET, debug_id="dbg-1"))
     del left[HASH]
-    assert left == {"phase": "code", "kind": "runner", "message": "[erased]", "debug_id": "dbg-1"}
+    assert left == {
+        "phase": "code",
+        "kind": "runner",
+        "message": "[erased]",
+        "debug_id": "dbg-1",
+        "log": None,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "cost_usd": 0.0,
+    }
 
 
 def test_of_a_phase_evidence_and_files_are_gone_and_the_bill_stays() -> None:
