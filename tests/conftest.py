@@ -1,13 +1,12 @@
 """Real parts for every test: the embedded Valkey and PostgreSQL, started once, emptied for each."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 from redis.asyncio import Redis
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import (
@@ -19,8 +18,9 @@ from eventstore import (
     connect_redis,
     open_log,
 )
-from service.embedded import DATABASE, Servers, embedded_servers
+from service.embedded import Servers, embedded_servers
 from service.migrating import upgrade
+from tests.databases import renewed
 
 PARTITIONS = 4
 
@@ -53,16 +53,16 @@ async def redis(servers: Servers) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
+@pytest.fixture(scope="session")
+def new_database(servers: Servers) -> Iterator[Callable[[], str]]:
+    with renewed(servers.database_url) as renew:
+        yield renew
+
+
 @pytest.fixture
-async def database_url(servers: Servers) -> str:
-    """A migrated database of the test's own, copied from a template in some 30 ms."""
-    admin_url = servers.database_url.replace(f"/{DATABASE}?", "/postgres?")
-    admin = connect_postgres(admin_url).execution_options(isolation_level="AUTOCOMMIT")
-    async with admin.connect() as connection:
-        await connection.execute(text("DROP DATABASE IF EXISTS test WITH (FORCE)"))
-        await connection.execute(text(f"CREATE DATABASE test TEMPLATE {DATABASE}"))
-    await admin.dispose()
-    return servers.database_url.replace(f"/{DATABASE}?", "/test?")
+def database_url(new_database: Callable[[], str]) -> str:
+    """A migrated database of the test's own, as new."""
+    return new_database()
 
 
 @pytest.fixture

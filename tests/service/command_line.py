@@ -1,6 +1,11 @@
-"""`./headrace` as a person runs it: a process of its own, on a home of its own."""
+"""`./headrace` on a home of its own: as a person runs it, or the same commands in this process.
+
+A process takes a second to start. What a command does and says is the same without one; how it is
+started, is interrupted and ends is not.
+"""
 
 import json
+import logging
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -9,6 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
+from typer.testing import CliRunner
+
+from service.cli import app
 from service.settings import ROOT
 from tests.service.processes import kill_all
 
@@ -52,11 +61,14 @@ class CommandLine:
         own = {"HEADRACE_HOME": str(self.home), "HEADRACE_PORT": "0"}
         return {**others, **own, **self.variables, **more}
 
-    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+    def run(
+        self, *command: str, fed: str | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; it finds `fed` on its standard input."""
         return subprocess.run(
             [ROOT / "headrace", *command],
             env=self.environment(variables),
+            input=fed,
             capture_output=True,
             text=True,
         )
@@ -84,10 +96,47 @@ class CommandLine:
                 process.kill()
 
 
+class InThisProcess(CommandLine):
+    """The same, where what is run to its end runs here. For tests in the main thread."""
+
+    def run(
+        self, *command: str, fed: str | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        environment = self.environment(variables)
+        absent = dict.fromkeys(os.environ.keys() - environment.keys())
+        with _logging_of_its_own():
+            done = CliRunner().invoke(app, command, input=fed, env={**absent, **environment})
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
+
+
+@contextmanager
+def _logging_of_its_own() -> Iterator[None]:
+    """A command sends log output where it likes; here it goes back to where it went before."""
+    configured, handlers = structlog.get_config(), logging.root.handlers[:]
+    level, logging.root.handlers[:] = logging.root.level, []
+    try:
+        yield
+    finally:
+        structlog.configure(**configured)
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
+
+
 @contextmanager
 def command_line_on(home: Path, **variables: str) -> Iterator[CommandLine]:
     """Commands on `home`; whatever they leave behind is ended."""
     try:
         yield CommandLine(home, variables)
+    finally:
+        kill_all(home)
+
+
+@contextmanager
+def in_this_process_on(home: Path, **variables: str) -> Iterator[InThisProcess]:
+    """Commands on `home` without a process of their own; what they leave behind is ended."""
+    try:
+        yield InThisProcess(home, variables)
     finally:
         kill_all(home)

@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from service.settings import ROOT, RunnerKind
-from tests.service.command_line import CommandLine, command_line_on
+from service.settings import RunnerKind
+from tests.service.command_line import CommandLine, in_this_process_on
 
 GOALS = 3
 EVENTS_OF_A_BUILD = 11
@@ -22,7 +21,7 @@ PARTITION_OF_LOCAL = 0
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     """A home on which some builds were made; nothing runs on it."""
-    with command_line_on(tmp_path_factory.mktemp("home"), **SETTINGS) as headrace:
+    with in_this_process_on(tmp_path_factory.mktemp("home"), **SETTINGS) as headrace:
         with headrace.started("up") as up:
             up.line_with("Press Ctrl-C")
             for number in range(GOALS):
@@ -35,19 +34,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
 def copy(built: CommandLine, tmp_path: Path) -> Iterator[CommandLine]:
     """A home of the test's own with the same log."""
     shutil.copytree(built.home, tmp_path / "home", symlinks=True)
-    with command_line_on(tmp_path / "home", **SETTINGS) as headrace:
+    with in_this_process_on(tmp_path / "home", **SETTINGS) as headrace:
         yield headrace
-
-
-def fed(headrace: CommandLine, text: str, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command that finds this on its standard input, and no terminal."""
-    return subprocess.run(
-        [ROOT / "headrace", *command],
-        env=headrace.environment({}),
-        input=text,
-        capture_output=True,
-        text=True,
-    )
 
 
 def lost_redis(headrace: CommandLine) -> None:
@@ -81,7 +69,7 @@ def test_info_changes_nothing_and_fits_a_narrow_terminal(built: CommandLine) -> 
 
 
 def test_info_of_a_home_without_a_log_says_so(tmp_path: Path) -> None:
-    with command_line_on(tmp_path, **SETTINGS) as headrace:
+    with in_this_process_on(tmp_path, **SETTINGS) as headrace:
         assert "no log yet" in headrace.run("log", "info").stdout
         assert headrace.json("log", "info")["partitions"] == []
 
@@ -165,8 +153,9 @@ def test_an_export_is_imported_into_another_home_with_another_number_of_partitio
 ) -> None:
     file = tmp_path / "log.jsonl"
     assert built.run("log", "export", str(file)).returncode == 0
-    assert built.run("log", "export").stdout == file.read_text()
-    with command_line_on(tmp_path / "home", **SETTINGS | {"HEADRACE_PARTITIONS": "3"}) as other:
+    in_a_process = CommandLine.run(built, "log", "export")
+    assert in_a_process.stdout == file.read_text()
+    with in_this_process_on(tmp_path / "home", **SETTINGS | {"HEADRACE_PARTITIONS": "3"}) as other:
         done = other.run("log", "import", str(file))
         assert "Imported 33 events of 3 jobs" in done.stderr
         assert "no difference: 3 jobs, 33 events" in other.run("replay", "verify").stdout
@@ -178,8 +167,8 @@ def test_an_export_is_imported_into_another_home_with_another_number_of_partitio
 def test_standard_input_is_imported(built: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
     built.run("log", "export", str(file))
-    with command_line_on(tmp_path / "home", **SETTINGS) as other:
-        done = fed(other, file.read_text(), "log", "import", "-")
+    with in_this_process_on(tmp_path / "home", **SETTINGS) as other:
+        done = other.run("log", "import", "-", fed=file.read_text())
         assert "Imported 33 events" in done.stderr
 
 
@@ -189,7 +178,7 @@ def test_what_cannot_be_imported_is_refused_before_a_server_starts(
     file = tmp_path / "log.jsonl"
     built.run("log", "export", str(file))
     os.truncate(file, file.stat().st_size - 400)
-    with command_line_on(tmp_path / "home", **SETTINGS) as other:
+    with in_this_process_on(tmp_path / "home", **SETTINGS) as other:
         assert "it was cut" in other.run("log", "import", str(file)).stderr
         missing = other.run("log", "import", str(tmp_path / "nothing"))
         assert missing.stderr.endswith("nothing: No such file or directory\n")
@@ -235,7 +224,7 @@ def test_a_log_that_redis_lost_is_repaired_and_goes_on(copy: CommandLine) -> Non
 
 def test_without_anybody_to_ask_nothing_is_repaired(copy: CommandLine) -> None:
     lost_redis(copy)
-    done = fed(copy, "", "log", "repair")
+    done = copy.run("log", "repair", fed="")
     assert "say --yes" in done.stderr
     assert done.returncode == 1
     assert [part["state"] for part in copy.json("log", "info")["partitions"]] == ["missing"] * 2

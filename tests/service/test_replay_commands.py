@@ -14,7 +14,7 @@ from sqlalchemy import text
 from eventstore import connect_postgres
 from service.embedded import embedded_servers
 from service.settings import RunnerKind
-from tests.service.command_line import CommandLine, command_line_on
+from tests.service.command_line import CommandLine, in_this_process_on
 
 GOALS = 3
 EVENTS_OF_A_BUILD = 11
@@ -24,7 +24,7 @@ SETTINGS = {"HEADRACE_RUNNER": RunnerKind.NONE.value, "HEADRACE_PARTITIONS": "2"
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     """A home on which some builds were made; nothing runs on it."""
-    with command_line_on(tmp_path_factory.mktemp("home"), **SETTINGS) as headrace:
+    with in_this_process_on(tmp_path_factory.mktemp("home"), **SETTINGS) as headrace:
         with headrace.started("up") as up:
             up.line_with("Press Ctrl-C")
             for number in range(GOALS):
@@ -46,7 +46,7 @@ def job(built: CommandLine) -> str:
 def copy(built: CommandLine, tmp_path: Path) -> Iterator[CommandLine]:
     """A home of the test's own with the same log."""
     shutil.copytree(built.home, tmp_path / "home", symlinks=True)
-    with command_line_on(tmp_path / "home", **SETTINGS) as headrace:
+    with in_this_process_on(tmp_path / "home", **SETTINGS) as headrace:
         yield headrace
 
 
@@ -87,7 +87,8 @@ def mend(headrace: CommandLine, job: str) -> None:
 
 
 def test_verify_says_that_nothing_differs(built: CommandLine) -> None:
-    done = built.run("replay", "verify", "--workers", "2")
+    # Each of its workers imports what the command was run as.
+    done = CommandLine.run(built, "replay", "verify", "--workers", "2")
     assert (done.returncode, done.stdout) == (0, "no difference: 3 jobs, 33 events compared.\n")
     assert built.json("replay", "verify", "--sample", "2") == {
         "status": "same",
