@@ -31,11 +31,18 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Both servers, started once."""
     home: Path = tmp_path_factory.mktemp("servers")
     with embedded_servers(home) as running:
         asyncio.run(_migrate(running.database_url))
         yield running
+
+
+@pytest.fixture(scope="session")
+def servers(embedded: Servers) -> Servers:
+    """The servers that the test is given."""
+    return embedded
 
 
 async def _migrate(url: str) -> None:
@@ -54,8 +61,8 @@ async def redis(servers: Servers) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture(scope="session")
-def new_database(servers: Servers) -> Iterator[Callable[[], str]]:
-    with renewed(servers.database_url) as renew:
+def new_database(embedded: Servers) -> Iterator[Callable[[], str]]:
+    with renewed(embedded.database_url) as renew:
         yield renew
 
 

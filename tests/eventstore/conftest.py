@@ -1,18 +1,23 @@
 """The log is tested on both servers that must keep it: Valkey and Redis.
 
+On both run the modules marked `both_servers`: what scripts do, and how a server dies. What is built
+on those runs on Valkey alone, unless `HEADRACE_BOTH_SERVERS=1`.
 `HEADRACE_TEST_REDIS=/usr/bin/redis-server` names another Redis than the one from its wheel.
 """
 
 import importlib.util
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from service.embedded import Servers, bundled_valkey, embedded_servers
+from service import embedded as embedding
+from service.embedded import Servers, bundled_valkey
 from tests.eventstore.killable import KillableServer
 
 
@@ -24,7 +29,16 @@ def bundled_redis() -> Path | None:
     return None
 
 
-@pytest.fixture(scope="session", params=["valkey", "redis"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "program" in metafunc.fixturenames:
+        on_both = os.environ.get("HEADRACE_BOTH_SERVERS") or metafunc.definition.get_closest_marker(
+            "both_servers"
+        )
+        names = ["valkey", "redis"] if on_both else ["valkey"]
+        metafunc.parametrize("program", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def program(request: pytest.FixtureRequest) -> Path:
     """The server program that the log is kept by."""
     if request.param == "valkey":
@@ -37,12 +51,26 @@ def program(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def servers(
-    program: Path, servers: Servers, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Servers]:
+def redis_url_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], str]]:
+    """Where a server program is reached, started when it is first asked for."""
+    with ExitStack() as stack:
+
+        @cache
+        def url(program: Path) -> str:
+            home = tmp_path_factory.mktemp("log")
+            run = embedding.socket_folder(home)
+            stack.callback(embedding._remove_empty, run)
+            log = stack.enter_context((home / "server.log").open("ab"))
+            stack.enter_context(embedding._valkey(program, home, run, log, None))
+            return embedding._servers(run).redis_url
+
+        yield url
+
+
+@pytest.fixture(scope="session")
+def servers(program: Path, embedded: Servers, redis_url_of: Callable[[Path], str]) -> Servers:
     """A server of its own for the log, and the Postgres that all tests share."""
-    with embedded_servers(tmp_path_factory.mktemp("log"), redis_server=program) as running:
-        yield replace(servers, redis_url=running.redis_url)
+    return replace(embedded, redis_url=redis_url_of(program))
 
 
 @pytest.fixture

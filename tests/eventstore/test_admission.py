@@ -33,6 +33,8 @@ from schemas.commands import (
 from schemas.events import TERMINAL_TYPES
 from tests.conftest import PARTITIONS
 
+pytestmark = pytest.mark.both_servers
+
 TENANT = "acme"
 NEIGHBOUR = "globex"
 """In the same partition of four."""

@@ -36,7 +36,7 @@ from schemas.commands import CompletePhase, FinishBuild, RequestBuild, StartJob,
 from schemas.events import CancelRequested, JobQueued, JobReady, Known
 from tests.conftest import PARTITIONS
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_servers]
 
 TENANT, PROJECT = "acme", "shop"
 

@@ -31,6 +31,8 @@ from schemas.commands import ExpirePreview, RequestBuild, RequestCancel, StartJo
 from service.embedded import Servers
 from tests.conftest import PARTITIONS
 
+pytestmark = pytest.mark.both_servers
+
 TENANT = "acme"
 NEIGHBOUR = "globex"
 """In the same partition of four."""

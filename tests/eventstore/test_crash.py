@@ -19,6 +19,8 @@ from schemas.events import JobQueued, Known, PhaseStarted
 from tests.conftest import PARTITIONS
 from tests.eventstore.killable import KillableServer
 
+pytestmark = pytest.mark.both_servers
+
 CRASHES = int(os.environ.get("HEADRACE_CRASHES", "4"))
 WRITERS = 8
 

@@ -29,6 +29,8 @@ from tests.histories import TENANT, queued, started
 from tests.projector.contents import contents, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write
 
+pytestmark = pytest.mark.both_servers
+
 OURS = ONE_PER_PARTITION.index(TENANT)
 POSTGRES_SOCKET = ".s.PGSQL.5432"
 

@@ -43,6 +43,8 @@ from tests.histories import (
 from tests.projector.contents import execute
 from tests.projector.writing import ONE_PER_PARTITION, write
 
+pytestmark = pytest.mark.both_servers
+
 OURS = ONE_PER_PARTITION.index(TENANT)
 KEYS = Keys(OURS)
 PATIENCE_S = 30.0

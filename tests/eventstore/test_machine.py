@@ -43,6 +43,7 @@ from tests.histories import completed, failed, ready
 
 # Of the tests here none is async, and yet the database comes from an async fixture.
 pytestmark = [
+    pytest.mark.both_servers,
     pytest.mark.usefixtures("anyio_backend"),
     pytest.mark.timeout(0 if "HEADRACE_EXAMPLES" in os.environ else 120),
 ]

@@ -26,6 +26,8 @@ from schemas import Job, JobRef
 from schemas.commands import RequestBuild, RequestCancel, StartJob
 from service.embedded import Servers
 
+pytestmark = pytest.mark.both_servers
+
 TENANT = "acme"
 LEASE_MS = 60_000
 LONG_MS = 10_000_000

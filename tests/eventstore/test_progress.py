@@ -10,6 +10,8 @@ from eventstore import store as store_module
 from schemas import JobRef
 from schemas.commands import RequestBuild, RequestCancel, StartJob
 
+pytestmark = pytest.mark.both_servers
+
 TENANT = "acme"
 LEASE_MS = 60_000
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
