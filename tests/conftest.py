@@ -24,6 +24,30 @@ from tests.databases import renewed
 
 PARTITIONS = 4
 
+_LONG = (
+    "service/test_demo",
+    "service/test_up",
+    "service/test_replay_commands",
+    "service/test_log_commands",
+    "projector/test_killed",
+    "projector/test_queries_plans",
+    "service/test_embedded",
+    "eventstore/test_failover",
+    "eventstore/test_machine",
+    "eventstore/test_append",
+    "eventstore/test_admission",
+    "generator/test_template_runner",
+    "generator/test_sandbox_contract",
+)
+"""The files that take longest, relative to this folder. What begins last must be short: the other
+processes wait for it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    ranks = {here / f"{name}.py": rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:

@@ -87,8 +87,11 @@ def test(context: typer.Context) -> None:
         "ruff format": [*python, "ruff", "format", "--check", "--quiet", "."],
         "mypy": [*python, "mypy"],
         "import-linter": [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
-        # A file stays in one process: its tests share servers and instances.
-        "pytest": [*python, "pytest", "--numprocesses", "auto", "--dist", "loadfile"],
+        # A file stays in one process: its tests share servers and instances. The long ones begin.
+        "pytest": [
+            *[*python, "pytest", "--numprocesses", "auto"],
+            *["--dist", "loadfile", "--no-loadscope-reorder"],
+        ],
     }
     if context.args:
         steps = {"pytest": [*python, "pytest", *context.args]}

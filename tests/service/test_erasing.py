@@ -19,7 +19,7 @@ from service.settings import RunnerKind
 from service.wiring import make_artifacts, make_sandbox_runtime, opened_log
 from tests.projector.contents import contents
 from tests.remains import found_in_files, found_in_postgres, found_in_redis
-from tests.service.command_line import command_line_on
+from tests.service.command_line import in_this_process_on
 from tests.service.instances import PATIENCE_S, Running, running_instance
 
 pytestmark = pytest.mark.anyio
@@ -156,7 +156,7 @@ async def test_jobs_that_arrive_after_the_survey_are_not_touched(running: Runnin
 
 
 def test_the_command_erases_a_demo_and_says_what_it_cannot_reach(tmp_path: Path) -> None:
-    with command_line_on(tmp_path) as shell:
+    with in_this_process_on(tmp_path) as shell:
         assert shell.run("demo", GOAL, "--once").returncode == 0
         refused = shell.run("replay", "erase", "--tenant", "local")
         assert refused.returncode == 1
@@ -174,7 +174,7 @@ def test_the_command_erases_a_demo_and_says_what_it_cannot_reach(tmp_path: Path)
 
 def test_a_job_that_lives_is_named_and_nothing_is_erased(tmp_path: Path) -> None:
     # Nothing works on it: the instance that took it has ended.
-    with command_line_on(tmp_path, HEADRACE_RUNNER="none", HEADRACE_TENANT_CAP="0") as shell:
+    with in_this_process_on(tmp_path, HEADRACE_RUNNER="none", HEADRACE_TENANT_CAP="0") as shell:
         with shell.started("up") as up:
             up.line_with("Headrace is up")
             shell.run("submit", GOAL)
