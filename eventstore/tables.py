@@ -10,10 +10,10 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     Table,
     Text,
     func,
-    text,
 )
 from sqlalchemy.dialects.postgresql import UUID
 
@@ -40,9 +40,17 @@ events_table = Table(
     # Exactly the bytes that were appended: jsonb would refuse some and rewrite others.
     Column("data", LargeBinary, nullable=False),
     Index("events_job", "job", "epoch", "seq"),
-    # What a project's last build number is read from.
-    Index("events_ready", "tenant", "project", postgresql_where=text("type = 'JobReady'")),
     postgresql_partition_by="RANGE (job)",
+)
+
+# Of each project the number of its newest archived build. A part of the archive may be detached,
+# and a read model be made anew: what a project counts on from outlives both.
+last_builds_table = Table(
+    "last_builds",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("project", Text, primary_key=True),
+    Column("number", Numeric, nullable=False),
 )
 
 log_partitions_table = Table(

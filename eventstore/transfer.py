@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
@@ -78,7 +78,7 @@ def _event_of(line: bytes) -> RecordedEvent:
         project=known["project"],
         job=known["job"],
         version=int(known["jobversion"]),
-        time=datetime.fromisoformat(known["time"]),
+        time=datetime.fromisoformat(known["time"]).astimezone(UTC),
         cause=known.get("cause", ""),
         trace=known.get("traceparent", ""),
         data=rest,
@@ -188,7 +188,14 @@ def check_export(file: IO[bytes], *, on_progress: OnProgress | None = None) -> E
             return found
         try:
             event = _event_of(line)
-        except (ValueError, KeyError, TypeError, AttributeError, SchemaError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            SchemaError,
+        ) as error:
             raise ImportRefused(_not_an_event(number, line, error)) from error
         _take(found, event, versions, builds, number)
         digest.update(line)

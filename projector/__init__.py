@@ -23,6 +23,7 @@ from projector.queries import (
     timeline,
 )
 from projector.replay import Replayed, backfill, processes, rebuild, verify
+from projector.standing import Standing, standing
 from projector.writing import checkpoints_of
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "ProjectorError",
     "ReplayRefused",
     "Replayed",
+    "Standing",
     "Stats",
     "UnknownCursor",
     "advance",
@@ -55,6 +57,7 @@ __all__ = [
     "rebuild",
     "retry",
     "row_of",
+    "standing",
     "stats",
     "timeline",
     "verify",

@@ -7,9 +7,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventstore import LogEntry
 from eventstore.tables import events_table
-from projector.errors import HistoryBroken
+from projector.errors import ArchiveShort, HistoryBroken
 from projector.folding import advance
-from projector.writing import driver
+from projector.writing import checkpoints_of, driver
 from schemas import Job, Position, RecordedEvent, SchemaError, decode_or_mark
 
 EVENTS = f"{events_table.schema}.{events_table.name}"
@@ -53,6 +53,29 @@ async def states_of(
             except (HistoryBroken, SchemaError):
                 broken.add(event.job)
     return states
+
+
+async def whole_archive(
+    connection: AsyncConnection, partition: int | None = None
+) -> dict[int, Position]:
+    """Where the archive of each partition ends; nothing before it, or that was folded, is missing.
+
+    Positions have no holes, over epochs too. With `partition`, of that one only. Raises
+    `ArchiveShort`.
+    """
+    found = await (await driver(connection)).fetch(
+        "SELECT partition, max(epoch) AS epoch, max(seq) AS seq, count(*) AS events "  # noqa: S608
+        f"FROM {EVENTS} WHERE $1::integer IS NULL OR partition = $1 GROUP BY partition",
+        partition,
+    )
+    ends = {row["partition"]: Position(row["partition"], row["epoch"], row["seq"]) for row in found}
+    archived = {row["partition"]: row["events"] for row in found}
+    folded = await checkpoints_of(connection)
+    for position in (*ends.values(), *folded.values()):
+        there = archived.get(position.partition, 0)
+        if partition in (None, position.partition) and there < position.seq:
+            raise ArchiveShort(position.partition, position.seq, there)
+    return ends
 
 
 async def entries_behind(

@@ -16,7 +16,7 @@ from projector.archived import states_of
 from projector.errors import CheckpointMoved
 from projector.folding import Folding, Parked, fold_entries, parked_at
 from projector.projection import Projection
-from projector.writing import PUBLIC, set_aside, write_rows
+from projector.writing import PUBLIC, write_rows
 from schemas import Job, Position
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: data exception, integrity
@@ -36,7 +36,7 @@ async def fold_into(
     schema: str = PUBLIC,
     job_by_job: bool = False,
 ) -> list[Parked]:
-    """Fold a partition's next entries and write their rows; which jobs were parked by it.
+    """Fold a partition's next entries and write their rows; which jobs are to be parked by it.
 
     `states` are jobs as of `behind`; those missing are read from the archive, and all are moved on.
     `aside` tells from which position on jobs are left out.
@@ -49,14 +49,13 @@ async def fold_into(
     if unknown and behind is not None:
         states.update(await states_of(connection, unknown, upto=behind))
     if job_by_job:
-        return await _fold_job_by_job(connection, projections, entries, states, aside, schema)
+        return await fold_job_by_job(connection, projections, entries, states, aside, schema)
     folding = fold_entries(projections, entries, states, aside)
     await write_rows(connection, folding.rows(), schema)
-    await set_aside(connection, folding.parked)
     return folding.parked
 
 
-async def _fold_job_by_job(
+async def fold_job_by_job(
     connection: AsyncConnection,
     projections: Sequence[Projection],
     entries: Sequence[LogEntry],
@@ -64,7 +63,7 @@ async def _fold_job_by_job(
     aside: Mapping[str, Position],
     schema: str,
 ) -> list[Parked]:
-    """The same, event by event for a job of which Postgres refuses a row."""
+    """The same of entries of any partitions, event by event for a job whose row is refused."""
     parked: list[Parked] = []
     for history in _by_job(entries):
         own = {job: states[job] for job in [history[0].event.job] if job in states}
@@ -75,7 +74,6 @@ async def _fold_job_by_job(
             folding.parked.append(culprit)
         states.update(folding.states)
         parked += folding.parked
-    await set_aside(connection, parked)
     return parked
 
 

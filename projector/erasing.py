@@ -12,23 +12,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
-import anyio
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from eventstore import EventStore, postgres_errors
-from projector.archived import EVENTS, FOLDED, entry_of
+from eventstore import postgres_errors
+from projector.archived import EVENTS, FOLDED, entry_of, whole_archive
 from projector.errors import ReplayRunning
 from projector.folding import Folding
 from projector.ground import make_locks
 from projector.parking import one_replay
 from projector.projections import PROJECTIONS
-from projector.projector import Projector
 from projector.tables import fold_lock, parked
 from projector.writing import (
     PUBLIC,
     built,
-    checkpoints_of,
     driver,
     jobs_aside,
     set_aside,
@@ -38,7 +35,6 @@ from schemas import TERMINAL_TYPES
 from schemas.erasing import ERASED, tombstone
 
 JOBS = 100
-LOOK_AGAIN_S = 0.1
 LOCK_MS = 30_000
 _ONE_ERASURE = 0x68720003  # the key of an advisory lock, beside that of replays
 # Of any event, also of one that cannot be decoded. A quotation mark within a text of the payload
@@ -55,28 +51,16 @@ class Erasable:
     living: tuple[str, ...] = ()
 
 
-async def caught_up(projector: Projector, store: EventStore, engine: AsyncEngine, at: int) -> None:
-    """Return when all that partition `at` has now is archived, by whichever projector.
-
-    Raises what `Projector.fold_batch` raises.
-    """
-    end = await store.log_end(at)
-    while end.seq:
-        with postgres_errors():
-            async with engine.connect() as connection:
-                folded = (await checkpoints_of(connection)).get(at)
-        if folded is not None and folded.seq >= end.seq:
-            return
-        if not await projector.fold_batch(at):
-            await anyio.sleep(LOOK_AGAIN_S)
-
-
 async def erasable(
     engine: AsyncEngine, partition: int, tenant: str, project: str | None = None
 ) -> Erasable:
-    """The archived jobs of a tenant, or of one of its projects: the ended ones and the living."""
+    """The archived jobs of a tenant, or of one of its projects: the ended ones and the living.
+
+    Raises `ArchiveShort`: what is in a part that was detached would be left as it is.
+    """
     with postgres_errors():
         async with engine.connect() as connection:
+            await whole_archive(connection, partition)
             found = await (await driver(connection)).fetch(
                 "SELECT job, bool_or(split_part(type, '.', 1) = ANY($4)) AS ended "  # noqa: S608
                 f"FROM {EVENTS} WHERE partition = $1 AND tenant = $2 "

@@ -6,12 +6,15 @@ ProjectorError
 ├── LogForked           the log's server was superseded before it appended this
 ├── ModelNewer          the read model was made by a newer version of this program
 ├── CheckpointMoved     another projector folded the batch that was read
+├── FoldingStalled      nobody folds a partition to its end
 ├── NotParked           the job that was to be retried or discarded is not parked
 └── ReplayRefused       a rebuild cannot begin, or cannot go on
     ├── ReplayRunning   another one is under way
     ├── ArchiveShort    the archive lacks events that were folded
+    ├── JobDetached     the archive lacks the events of a parked job
     ├── DiskTooSmall    the copy would not fit
-    ├── ViewsInTheWay   views of somebody's depend on the tables that would be replaced
+    ├── ObjectsInTheWay something of somebody's depends on the tables that would be replaced
+    ├── StillVerifying  a verification of them does not end
     └── SwapRefused     readers did not let go of the tables
 """
 
@@ -70,6 +73,18 @@ class CheckpointMoved(ProjectorError):
     """What was prefetched is not what comes next any more. Drop it and read again."""
 
 
+class FoldingStalled(ProjectorError):
+    """Another projector holds a partition and does not go on. It is freed of it within seconds."""
+
+    def __init__(self, partition: int, seq: int) -> None:
+        self.partition = partition
+        self.seq = seq
+        super().__init__(
+            f"partition {partition} is not folded past seq {seq}, and another process holds it: "
+            "see pg_stat_activity for whoever has headrace.fold_lock"
+        )
+
+
 class NotParked(ProjectorError):
     """There is nothing to retry or discard. `replay parked list` says which jobs are parked."""
 
@@ -104,6 +119,17 @@ class ArchiveShort(ReplayRefused):
         )
 
 
+class JobDetached(ReplayRefused):
+    """The part of the archive that has a parked job's events was detached. Attach it again."""
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        super().__init__(
+            f"the archive has no events of job {job}: attach its part of headrace.events again "
+            "first"
+        )
+
+
 class DiskTooSmall(ReplayRefused):
     """The rebuilt tables stand beside the live ones until the swap. Make room."""
 
@@ -116,14 +142,26 @@ class DiskTooSmall(ReplayRefused):
         )
 
 
-class ViewsInTheWay(ReplayRefused):
-    """Views depend on the tables themselves, not on their names. Drop them, and make them again."""
+class ObjectsInTheWay(ReplayRefused):
+    """What depends on the tables themselves, not on their names. Drop it, and make it again."""
 
-    def __init__(self, views: list[str]) -> None:
-        self.views = views
+    def __init__(self, objects: list[str]) -> None:
+        self.objects = objects
         super().__init__(
-            f"{', '.join(views)} would be lost with the tables that are replaced: drop them first "
-            "and make them again afterwards"
+            f"{', '.join(objects)} would be lost with the tables that are replaced: drop or "
+            "disable what is named first, and make it again afterwards"
+        )
+
+
+class StillVerifying(ReplayRefused):
+    """A verification is under way for long. Try again when it has ended."""
+
+    def __init__(self, waited_s: float) -> None:
+        self.waited_s = waited_s
+        super().__init__(
+            f"a verification reads the tables and has not ended within {waited_s:g} s: try again "
+            "when it has, or end it (it is the session that has application_name headrace and an "
+            "advisory lock, see pg_stat_activity and pg_locks)"
         )
 
 

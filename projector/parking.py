@@ -9,11 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from eventstore import LogEntry, postgres_errors
 from projector.archived import EVENTS, FOLDED, entry_of
 from projector.batches import fold_into
-from projector.errors import NotParked, ReplayRunning
+from projector.errors import JobDetached, NotParked, ReplayRunning
 from projector.folding import Parked
 from projector.projections import PROJECTIONS
 from projector.tables import fold_lock, parked
-from projector.writing import built, driver
+from projector.writing import built, driver, set_aside
 from schemas import Position
 
 _ONE_REPLAY = 0x68720001  # the key of an advisory lock: any number, but this one
@@ -66,7 +66,7 @@ async def parked_jobs(connection: AsyncConnection) -> list[ParkedJob]:
 async def retry(engine: AsyncEngine, job: str) -> Parked | None:
     """Fold a parked job's events again; where it was parked anew, None when all are folded.
 
-    Raises `NotParked`, `ReplayRunning`, `PostgresUnavailable`.
+    Raises `NotParked`, `JobDetached`, `ReplayRunning`, `PostgresUnavailable`; it stays parked then.
     """
     with postgres_errors():
         async with engine.begin() as connection:
@@ -77,6 +77,8 @@ async def retry(engine: AsyncEngine, job: str) -> Parked | None:
                 select(fold_lock).where(fold_lock.c.partition == at.partition).with_for_update()
             )
             entries = await _events_from(connection, job, at)
+            if not entries or entries[0].position != at:
+                raise JobDetached(job)
             again = await fold_into(
                 connection,
                 await built(connection, PROJECTIONS),
@@ -86,6 +88,7 @@ async def retry(engine: AsyncEngine, job: str) -> Parked | None:
                 behind=Position(at.partition, at.epoch, at.seq - 1),
                 job_by_job=True,
             )
+            await set_aside(connection, again)
     return again[0] if again else None
 
 

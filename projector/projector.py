@@ -12,7 +12,7 @@ is written. What only Postgres refuses (it keeps a constraint) is found by doing
 job by job under savepoints.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 import structlog
@@ -33,6 +33,7 @@ from eventstore.parts import make_parts
 from projector.batches import fold_into, is_refusal
 from projector.errors import (
     CheckpointMoved,
+    FoldingStalled,
     LogBroken,
     LogForked,
     ModelNewer,
@@ -40,20 +41,25 @@ from projector.errors import (
     ReplayRefused,
 )
 from projector.ground import check_rightful, make_locks, stand
+from projector.numbers import keep_last_builds
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
 from projector.replay import backfill
-from projector.writing import checkpoints_of, copy_events, move_checkpoint
+from projector.writing import checkpoints_of, copy_events, move_checkpoint, set_aside
 from schemas import Job, Position, SchemaError, decode_or_mark
 
 FIRST_BATCH = 500
 MOST = 2_000
 BATCH_S = 30.0
 LOOK_AGAIN_S = 1.0
+LOOK_AT_OTHER_S = 0.05
+STALLED_S = 60.0
 MAX_STATES = 20_000
 PARTS_EVERY_S = 12 * 3600.0
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
+FIRST_BACKFILL_BACKOFF_S = 1.0
+LONGEST_BACKFILL_BACKOFF_S = 900.0
 
 log = structlog.get_logger()
 
@@ -69,10 +75,14 @@ class Projector:
         store: EventStore,
         engine: AsyncEngine,
         projections: Sequence[Projection] = PROJECTIONS,
+        *,
+        free_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
+        """`free_bytes`: the room on Postgres' disk, None where nobody can see it."""
         self._store = store
         self._engine = engine
         self._projections = projections
+        self._free_bytes = free_bytes
         self._states = [_States() for _ in range(store.partitions)]
         self._batch = [FIRST_BATCH] * store.partitions
         self.trouble: dict[int, str] = {}
@@ -85,28 +95,50 @@ class Projector:
                 tasks.start_soon(self._run_partition, partition, hub)
 
     async def catch_up(self) -> int:
-        """Fold what is in the log now; the number of events folded."""
-        total = 0
-        for partition in range(self._store.partitions):
+        """Return once all that is in the log now is folded; how many events this projector folded.
+
+        Raises `FoldingStalled` when another projector has a partition and does not go on, and what
+        `fold_batch` raises.
+        """
+        return sum([await self.fold_up(number) for number in range(self._store.partitions)])
+
+    async def fold_up(self, partition: int) -> int:
+        """`catch_up` of one partition."""
+        end = await self._store.log_end(partition)
+        total, reached, since = 0, -1, anyio.current_time()
+        while True:
             while folded := await self.fold_batch(partition):
                 total += folded
-        return total
+            # None may be left, or another projector be at them.
+            checkpoint = await self._checkpoint(partition)
+            at = checkpoint.seq if checkpoint else 0
+            if at >= end.seq:
+                return total
+            if at != reached:
+                reached, since = at, anyio.current_time()
+            elif anyio.current_time() - since > STALLED_S:
+                raise FoldingStalled(partition, at)
+            await anyio.sleep(LOOK_AT_OTHER_S)
 
     async def _keep_tables(self) -> None:
         """Backfill new projections, and keep parts of the archive ready for the months to come."""
+        backoff_s = FIRST_BACKFILL_BACKOFF_S
         while True:
             try:
                 await make_parts(self._engine)
-                if names := await backfill(self._engine):
+                if names := await backfill(self._engine, free_bytes=self._free_bytes()):
                     log.info("projections_backfilled", names=names)
+                backoff_s = FIRST_BACKFILL_BACKOFF_S
                 await anyio.sleep(PARTS_EVERY_S)
+                continue
             except (PostgresUnavailable, ReplayRefused, ModelNewer, TimeoutError) as error:
-                log.warning("backfill_waits", error=str(error))
-                await anyio.sleep(_LONGEST_BACKOFF_S)
+                log.warning("backfill_waits", error=str(error), again_in_s=backoff_s)
             except (SQLAlchemyError, PostgresError) as error:
                 # Projecting goes on without: months are made ahead, and the rest is left out.
-                log.error("tables_stuck", exc_info=error)
-                await anyio.sleep(_LONGEST_BACKOFF_S)
+                log.error("tables_stuck", exc_info=error, again_in_s=backoff_s)
+            # Each try may have folded the whole archive.
+            await anyio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, LONGEST_BACKFILL_BACKOFF_S)
 
     async def _run_partition(self, partition: int, hub: Hub) -> None:
         backoff_s = _FIRST_BACKOFF_S
@@ -235,7 +267,9 @@ class Projector:
                         behind=behind,
                         job_by_job=job_by_job,
                     )
+                    await set_aside(connection, parked)
                     await copy_events(connection, entries)
+                    await keep_last_builds(connection, entries)
                     await move_checkpoint(connection, entries[-1].position)
         except CheckpointMoved:
             return False

@@ -18,25 +18,22 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from uuid6 import uuid7
 
 from eventstore import connect_postgres, postgres_errors
 from eventstore.tables import log_partitions_table
-from projector.archived import EVENTS
+from projector.archived import whole_archive
 from projector.comparing import Difference, compared, digests
-from projector.errors import ArchiveShort, DiskTooSmall
+from projector.errors import DiskTooSmall
 from projector.ground import check_known, make_locks
 from projector.parking import one_replay
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
 from projector.shadow import OnProgress, Shadow, Source
 from projector.shares import UNHURRIED, on_snapshot, sample, shares
-from projector.swapping import check_views, swap
-from projector.tables import metadata
-from projector.writing import PUBLIC, built, checkpoints_of, driver, jobs_aside
-from schemas import Position
+from projector.swapping import check_dependants, no_swap, swap
+from projector.writing import PUBLIC, built, driver, jobs_aside
 
 SHADOW = "headrace_rebuild"
 REPLAY_S = 6 * 3600.0
@@ -83,7 +80,7 @@ async def rebuild(
             await one_replay(connection)
             await check_known(connection, PROJECTIONS)
             await _check_room(connection, only, free_bytes)
-            await check_views(connection, only)
+            await check_dependants(connection, only)
             shadow = Shadow(connection, SHADOW, only)
             await shadow.make()
             source = await _source(engine, seen)
@@ -99,7 +96,12 @@ async def rebuild(
     return Replayed(shadow.events, shadow.jobs, parked, differing, wait_ms)
 
 
-async def backfill(engine: AsyncEngine, *, on_progress: OnProgress | None = None) -> list[str]:
+async def backfill(
+    engine: AsyncEngine,
+    *,
+    on_progress: OnProgress | None = None,
+    free_bytes: int | None = None,
+) -> list[str]:
     """Fold the archive into the tables of new or changed projections; their names.
 
     Until then projectors leave these tables out. Raises what `rebuild` raises.
@@ -110,7 +112,7 @@ async def backfill(engine: AsyncEngine, *, on_progress: OnProgress | None = None
             await check_known(connection, PROJECTIONS)
     missing = [one for one in PROJECTIONS if one not in done]
     if missing:
-        await rebuild(engine, only=missing, on_progress=on_progress)
+        await rebuild(engine, only=missing, on_progress=on_progress, free_bytes=free_bytes)
     return [one.name for one in missing]
 
 
@@ -126,12 +128,9 @@ async def verify(
     Returns what was compared and the differences, at most a thousand. With `jobs`, only so many
     jobs, taken at random, are folded; the tables that sum up are left out then.
     """
-    async with _patient(engine) as engine, engine.connect() as connection:
+    # A swap comes before all that is read here, or after.
+    async with _patient(engine) as engine, no_swap(engine), engine.connect() as connection:
         await connection.execution_options(isolation_level="REPEATABLE READ")
-        # Before the snapshot is taken and in the order of a swap, which therefore comes before all
-        # that is read here, or after.
-        names = ", ".join(f"public.{table.name}" for table in metadata.sorted_tables)
-        await connection.execute(text(f"LOCK TABLE {names} IN ACCESS SHARE MODE"))
         source = await _source(engine, connection)
         live = await built(connection, PROJECTIONS)
         # Of a schema that is never committed only the name could be in another's way.
@@ -158,7 +157,7 @@ async def verify(
 async def _source(engine: AsyncEngine, seen: AsyncConnection) -> Source:
     """The archive as of now. Raises `ArchiveShort`."""
     snapshot = await on_snapshot(seen)
-    return Source(engine, seen, snapshot, await _whole(seen), await jobs_aside(seen))
+    return Source(engine, seen, snapshot, await whole_archive(seen), await jobs_aside(seen))
 
 
 async def _partitions(engine: AsyncEngine) -> list[int]:
@@ -194,25 +193,6 @@ def _together(projections: Sequence[Projection]) -> list[Projection]:
 
 
 # --- what must be so before it begins ------------------------------------------------------------
-
-
-async def _whole(connection: AsyncConnection) -> dict[int, Position]:
-    """Where the archive of each partition ends; nothing before it, or that was folded, is missing.
-
-    Positions have no holes, over epochs too. Raises `ArchiveShort`.
-    """
-    found = await (await driver(connection)).fetch(
-        "SELECT partition, max(epoch) AS epoch, max(seq) AS seq, count(*) AS events "  # noqa: S608
-        f"FROM {EVENTS} GROUP BY partition"
-    )
-    ends = {row["partition"]: Position(row["partition"], row["epoch"], row["seq"]) for row in found}
-    archived = {row["partition"]: row["events"] for row in found}
-    for position in (*ends.values(), *(await checkpoints_of(connection)).values()):
-        if archived.get(position.partition, 0) < position.seq:
-            raise ArchiveShort(
-                position.partition, position.seq, archived.get(position.partition, 0)
-            )
-    return ends
 
 
 async def _check_room(

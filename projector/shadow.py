@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
+from asyncpg import PostgresError
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import AddConstraint, CreateIndex, CreateTable
 
+from eventstore import LogEntry
 from projector.archived import entries_behind
-from projector.batches import fold_into
+from projector.batches import fold_into, fold_job_by_job, is_refusal
 from projector.folding import Parked, Rows
 from projector.projection import Projection
-from projector.shares import FoldedShare, Share, fold_elsewhere, fold_share
+from projector.shares import FoldedShare, Share, fold_elsewhere, fold_share, share_entries
 from projector.tables import checkpoints
 from projector.writing import copy_rows, jobs_aside, move_checkpoint, write_rows
 from schemas import Position
@@ -73,10 +76,9 @@ class Shadow:
         total = sum(end.seq for end in source.ends.values())
         async with _folding(source, cut, self.projections, workers) as results:
             async for share in results:
-                await self._write(share)
+                self.parked += await self._write(share, source)
                 self.events += share.events
                 self.jobs += share.jobs
-                self.parked += share.parked
                 if on_progress:
                     on_progress(self.events, total)
         self.ends = dict(source.ends)
@@ -101,22 +103,53 @@ class Shadow:
             if entries:
                 aside = {one.job: one.position for one in self.parked}
                 aside |= await jobs_aside(self.connection, partition)
-                await fold_into(
-                    self.connection,
-                    self.projections,
-                    entries,
-                    {},
-                    aside,
-                    behind=behind,
-                    schema=self.schema,
-                )
+                self.parked += await self._fold(entries, aside, behind)
                 self.ends[partition] = entries[-1].position
                 await move_checkpoint(self.connection, entries[-1].position, self.schema)
                 total += len(entries)
         self.events += total
         return total
 
-    async def _write(self, share: FoldedShare) -> None:
+    async def _fold(
+        self, entries: Sequence[LogEntry], aside: Mapping[str, Position], behind: Position | None
+    ) -> list[Parked]:
+        """Fold a partition's next entries; the jobs of which a row is refused, from there on."""
+
+        async def fold(*, job_by_job: bool) -> list[Parked]:
+            return await fold_into(
+                self.connection,
+                self.projections,
+                entries,
+                {},
+                aside,
+                behind=behind,
+                schema=self.schema,
+                job_by_job=job_by_job,
+            )
+
+        try:
+            async with self.connection.begin_nested():
+                return await fold(job_by_job=False)
+        except (DBAPIError, PostgresError) as error:
+            if not is_refusal(error):
+                raise
+            return await fold(job_by_job=True)
+
+    async def _write(self, share: FoldedShare, source: Source) -> list[Parked]:
+        """Write the rows of a share; the jobs that could not be folded or written to their end."""
+        try:
+            async with self.connection.begin_nested():
+                await self._copy(share)
+                return share.parked
+        except (DBAPIError, PostgresError) as error:
+            if not is_refusal(error):
+                raise
+            entries = await share_entries(source.seen, share.share)
+            return await fold_job_by_job(
+                self.connection, self.projections, entries, {}, source.aside, self.schema
+            )
+
+    async def _copy(self, share: FoldedShare) -> None:
         tallies: Rows = {}
         for projection in self.projections:
             rows = share.rows[projection.name]

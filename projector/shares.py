@@ -14,7 +14,7 @@ import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from eventstore import connect_postgres
+from eventstore import LogEntry, connect_postgres
 from projector.archived import EVENTS, FOLDED, entry_of
 from projector.folding import Folding, Parked
 from projector.projection import Projection
@@ -41,6 +41,7 @@ class Share:
 class FoldedShare:
     """What a share came to: rows by projection, as tuples of its columns; how much it was."""
 
+    share: Share
     rows: Mapping[str, list[tuple[Any, ...]]]
     parked: list[Parked]
     events: int
@@ -75,22 +76,16 @@ async def fold_share(
     aside: Mapping[str, Position],
 ) -> FoldedShare:
     """Fold a share as the connection's transaction sees it."""
-    args: list[Any]
-    if share.jobs is not None:
-        where, args = "job = ANY($1)", [list(share.jobs)]
-    elif share.last is None:
-        where, args = "job >= $1", [share.first]
-    else:
-        where, args = "job >= $1 AND job < $2", [share.first, share.last]
     folding = Folding(projections, aside=aside)
     events = 0
-    query = f"SELECT {FOLDED} FROM {EVENTS} WHERE {where} ORDER BY job, epoch, seq"  # noqa: S608
+    query, args = _events_of(share)
     cursor = await (await driver(connection)).cursor(query, *args)
     while rows := await cursor.fetch(_FETCHED):
         events += len(rows)
         _add(folding, rows)
     jobs = len(folding.states)
     return FoldedShare(
+        share,
         {
             projection.name: list(map(projection.values_of, of_one.values()))
             for projection, of_one in folding.rows().items()
@@ -99,6 +94,24 @@ async def fold_share(
         events,
         jobs,
     )
+
+
+async def share_entries(connection: AsyncConnection, share: Share) -> list[LogEntry]:
+    """The events of a share as the connection's transaction sees them, each job's in order."""
+    query, args = _events_of(share)
+    return [entry_of(row) for row in await (await driver(connection)).fetch(query, *args)]
+
+
+def _events_of(share: Share) -> tuple[str, list[Any]]:
+    """The query for a share's events, and its arguments."""
+    args: list[Any]
+    if share.jobs is not None:
+        where, args = "job = ANY($1)", [list(share.jobs)]
+    elif share.last is None:
+        where, args = "job >= $1", [share.first]
+    else:
+        where, args = "job >= $1 AND job < $2", [share.first, share.last]
+    return f"SELECT {FOLDED} FROM {EVENTS} WHERE {where} ORDER BY job, epoch, seq", args  # noqa: S608
 
 
 def _add(folding: Folding, rows: Sequence[asyncpg.Record]) -> None:

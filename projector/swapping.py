@@ -1,14 +1,16 @@
 """Putting shadow tables in place of the live ones, while readers and projectors go on."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
-from sqlalchemy import text
+import structlog
+from sqlalchemy import ForeignKeyConstraint, Table, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from projector.errors import SwapRefused, ViewsInTheWay
+from projector.errors import ObjectsInTheWay, StillVerifying, SwapRefused
 from projector.projection import Projection
 from projector.shadow import Shadow
 from projector.tables import checkpoints, fold_lock
@@ -20,17 +22,35 @@ HOLD_MS = 10_000
 _PAUSE_S = 0.25
 _LITTLE = 500
 _MOST_LAPS = 1_000
+VERIFIED_S = 3600.0
+"""How long a swap waits at most for verifications that are under way."""
+_VERIFYING = 0x68720004  # the key of an advisory lock, shared by verifications
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def no_swap(engine: AsyncEngine) -> AsyncIterator[None]:
+    """Hold off swaps while the block runs; wait first for one that is under way.
+
+    The lock has a connection of its own, so that a snapshot taken in the block is newer than it.
+    """
+    async with engine.begin() as connection:
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({_VERIFYING})"))
+        yield
 
 
 async def swap(shadow: Shadow, partitions: Sequence[int]) -> float:
     """Fold what came since, then swap; how long readers may have waited, in milliseconds.
 
-    Every partition has a row to lock. Raises `SwapRefused`, `ViewsInTheWay`.
+    Every partition has a row to lock. Raises `SwapRefused`, `StillVerifying`,
+    `ObjectsInTheWay`.
     """
     connection = shadow.connection
     for _ in range(_MOST_LAPS):
         if await shadow.catch_up(partitions) <= _LITTLE:
             break
+    await _hold_verifications(shadow, partitions)
     for _ in range(SWAP_TRIES):
         try:
             async with connection.begin_nested():
@@ -50,6 +70,21 @@ async def swap(shadow: Shadow, partitions: Sequence[int]) -> float:
     raise SwapRefused(SWAP_TRIES)
 
 
+async def _hold_verifications(shadow: Shadow, partitions: Sequence[int]) -> None:
+    """Wait for those under way, folding what comes meanwhile; others wait until we have ended."""
+    query = text(f"SELECT pg_try_advisory_xact_lock({_VERIFYING})")
+    deadline = anyio.current_time() + VERIFIED_S
+    is_told = False
+    while not await shadow.connection.scalar(query):
+        if anyio.current_time() >= deadline:
+            raise StillVerifying(VERIFIED_S)
+        if not is_told:
+            log.info("swap_waits", reason="a verification is under way", at_most_s=VERIFIED_S)
+            is_told = True
+        await anyio.sleep(_PAUSE_S)
+        await shadow.catch_up(partitions)
+
+
 async def _hold_projectors(connection: AsyncConnection) -> None:
     await connection.execute(text(f"SET LOCAL lock_timeout = {HOLD_MS}"))
     locks = fold_lock.select().order_by(fold_lock.c.partition)
@@ -65,7 +100,7 @@ async def _replace(shadow: Shadow) -> float:
     began = time.perf_counter()
     await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_MS}"))
     await connection.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
-    await check_views(connection, shadow.projections)  # one may have been made since we began
+    await check_dependants(connection, shadow.projections)  # some may have been made since we began
     await connection.execute(text(f"DROP TABLE {names}"))
     for name in replaced:
         await connection.execute(text(f"ALTER TABLE {shadow.schema}.{name} SET SCHEMA public"))
@@ -81,30 +116,95 @@ def _replaced(projections: Sequence[Projection]) -> list[str]:
 
 
 async def _grants(connection: AsyncConnection, tables: Sequence[str]) -> list[str]:
-    """What others may do with the live tables, as statements that say it of their successors."""
-    found = await (await driver(connection)).fetch(
-        "SELECT format('GRANT %s ON public.%I TO %s', string_agg(acl.privilege_type, ', '), "
-        "relname, CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END) AS said "
-        "FROM pg_class JOIN aclexplode(relacl) AS acl ON true "
-        "LEFT JOIN pg_roles ON pg_roles.oid = acl.grantee "
-        "WHERE relnamespace = 'public'::regnamespace AND relname = ANY($1) "
-        "AND acl.grantee <> relowner GROUP BY relname, acl.grantee, rolname",
-        list(tables),
-    )
+    """What others may do with the live tables or with columns of them, and how Postgres keeps them.
+
+    As statements that say it of their successors.
+    """
+    found = await (await driver(connection)).fetch(_GRANTS, list(tables))
     return [row["said"] for row in found]
 
 
-async def check_views(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Raises `ViewsInTheWay` when views of somebody's depend on the tables to be replaced."""
+_GRANTS = """
+WITH replaced AS (
+    SELECT oid, relname, relowner, relacl, reloptions FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relname = ANY($1)
+), granted AS (
+    SELECT relname, acl.*, '' AS columns FROM replaced, aclexplode(relacl) AS acl
+    WHERE acl.grantee <> relowner
+    UNION ALL
+    SELECT relname, acl.*, format(' (%I)', attname)
+    FROM replaced JOIN pg_attribute ON attrelid = replaced.oid AND NOT attisdropped,
+    aclexplode(attacl) AS acl
+    WHERE acl.grantee <> relowner
+)
+SELECT format(
+    'GRANT %s ON public.%I TO %s%s',
+    string_agg(privilege_type || columns, ', '),
+    relname,
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END,
+    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+) AS said
+FROM granted LEFT JOIN pg_roles ON pg_roles.oid = grantee
+GROUP BY relname, grantee, rolname, is_grantable
+UNION ALL
+SELECT format('ALTER TABLE public.%I SET (%s)', relname, array_to_string(reloptions, ', '))
+FROM replaced WHERE reloptions IS NOT NULL
+"""
+
+
+async def check_dependants(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
+    """Raises `ObjectsInTheWay` when something that is not ours would go with the replaced tables.
+
+    Views, foreign keys, indexes, constraints, columns, triggers, rules, policies, row security,
+    statistics, publications, tables that inherit.
+    """
+    tables = [checkpoints, *[projection.table for projection in projections]]
     found = await (await driver(connection)).fetch(
-        "SELECT DISTINCT view.oid::regclass::text AS view FROM pg_depend "
-        "JOIN pg_rewrite ON pg_rewrite.oid = pg_depend.objid "
-        "JOIN pg_class AS view ON view.oid = pg_rewrite.ev_class "
-        "JOIN pg_class AS base ON base.oid = pg_depend.refobjid "
-        "WHERE pg_depend.classid = 'pg_rewrite'::regclass "
-        "AND base.relnamespace = 'public'::regnamespace AND base.relname = ANY($1) "
-        "AND view.oid <> base.oid ORDER BY 1",
-        _replaced(projections),
+        _DEPENDANTS,
+        [table.name for table in tables],
+        [name for table in tables for name in _own_names(table)],
+        [f"{table.name}.{column.name}" for table in tables for column in table.columns],
     )
     if found:
-        raise ViewsInTheWay([row["view"] for row in found])
+        raise ObjectsInTheWay([row["said"] for row in found])
+
+
+def _own_names(table: Table) -> Iterator[str]:
+    """What its indexes and constraints are called, by us or by Postgres."""
+    yield f"{table.name}_pkey"
+    for index in table.indexes:
+        yield str(index.name)
+    for constraint in table.constraints:
+        if constraint.name is not None:
+            yield str(constraint.name)
+        elif isinstance(constraint, ForeignKeyConstraint):
+            yield f"{table.name}_{'_'.join(constraint.column_keys)}_fkey"
+
+
+# A NOT NULL constraint (contype n) is named by Postgres in various ways; it, and the default value
+# of a column that we know, are lost without harm.
+_DEPENDANTS = """
+WITH replaced AS (
+    SELECT oid, relname, relrowsecurity FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relname = ANY($1)
+)
+SELECT DISTINCT CASE
+    WHEN ev_class IS NOT NULL AND ev_class <> replaced.oid
+    THEN pg_describe_object('pg_class'::regclass, ev_class, 0)
+    ELSE pg_describe_object(classid, objid, objsubid)
+END AS said
+FROM replaced JOIN pg_depend ON refclassid = 'pg_class'::regclass AND refobjid = replaced.oid
+LEFT JOIN pg_class AS other ON classid = 'pg_class'::regclass AND other.oid = objid
+LEFT JOIN pg_constraint AS bound ON classid = 'pg_constraint'::regclass AND bound.oid = objid
+LEFT JOIN pg_rewrite AS rule ON classid = 'pg_rewrite'::regclass AND rule.oid = objid
+WHERE deptype IN ('n', 'a') AND classid <> 'pg_attrdef'::regclass
+AND NOT coalesce(other.relkind = 'i' AND other.relname = ANY($2), false)
+AND NOT coalesce(bound.contype = 'n' OR bound.conname = ANY($2), false)
+UNION
+SELECT format('column %s of table %s', attname, relname)
+FROM replaced JOIN pg_attribute ON attrelid = replaced.oid AND attnum > 0 AND NOT attisdropped
+WHERE relname || '.' || attname <> ALL($3)
+UNION
+SELECT format('row security of table %s', relname) FROM replaced WHERE relrowsecurity
+ORDER BY 1
+"""

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -21,6 +22,7 @@ import structlog
 from anyio import to_thread
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
+from uuid6 import uuid7
 
 from eventstore import connect_postgres, redis_errors
 from eventstore.erasing import cut_log, forget_commands, forget_streams, newest_events
@@ -28,8 +30,6 @@ from generator import ArtifactStore, GenerationError
 from projector import Projector, backfill
 from projector.erasing import (
     JOBS,
-    Erasable,
-    caught_up,
     erasable,
     erase,
     forget_old_rows,
@@ -38,7 +38,9 @@ from projector.erasing import (
     one_erasure,
     previews_of,
 )
-from schemas import Position, is_id
+from projector.errors import FoldingStalled
+from schemas import JobRef, NewEvent, Position, RecordedEvent, decode_or_mark, is_id
+from schemas.events import JobFailed, Unreadable
 from service.errors import ServiceError
 from service.wiring import Log
 
@@ -71,6 +73,19 @@ class Erased:
     is_rewritten: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The jobs that there are to erase: those that have ended, those that must end first.
+
+    `unreadable` have not ended either, but nobody can cancel them: an event of theirs cannot be
+    decoded. An erasure ends them as failed.
+    """
+
+    ended: tuple[str, ...]
+    living: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+
 class Erasure:
     """The erasure of a tenant's jobs, or of those of one of its projects."""
 
@@ -84,8 +99,12 @@ class Erasure:
         workspaces: Path,
         end_sandbox: EndSandbox,
         is_embedded: bool,
+        free_bytes: int | None = None,
     ) -> None:
-        """`is_embedded`: Redis serves nobody else, so that its files may be written anew."""
+        """`is_embedded`: Redis serves nobody else, so that its files may be written anew.
+
+        `free_bytes`: the room on Postgres' disk, where it can be seen.
+        """
         self._store = opened.store
         self._engine = opened.engine
         self._projector = Projector(opened.store, opened.engine)
@@ -96,23 +115,56 @@ class Erasure:
         self._workspaces = workspaces
         self._end_sandbox = end_sandbox
         self._is_embedded = is_embedded
+        self._free_bytes = free_bytes
 
-    async def survey(self) -> Erasable:
-        """The jobs there are by now. Raises `ServiceError` when they are not archived in time."""
+    async def survey(self) -> Survey:
+        """The jobs there are by now.
+
+        Raises `ServiceError` when they are not archived in time, `ArchiveShort`.
+        """
         await self._caught_up()
-        return await erasable(self._engine, self._partition, self._tenant, self._project)
+        found = await erasable(self._engine, self._partition, self._tenant, self._project)
+        unreadable = [job for job in found.living if not await self._is_readable(job)]
+        living = [job for job in found.living if job not in unreadable]
+        return Survey(found.ended, tuple(living), tuple(unreadable))
 
-    async def run(self, jobs: tuple[str, ...]) -> Erased:
-        """Erase these jobs, which have ended. Run it again after whatever it raises.
+    async def run(self, jobs: tuple[str, ...], *, unreadable: tuple[str, ...] = ()) -> Erased:
+        """Erase these jobs, which have ended, and those that are unreadable, which it ends first.
 
-        Raises `ServiceError` when something is not archived in time, `ReplayRunning`, and what the
-        servers and the artifact store raise.
+        Run it again after whatever it raises: `ServiceError` when something is not archived in
+        time, `ReplayRunning`, and what the servers and the artifact store raise.
         """
         async with patient(self._engine) as engine, one_erasure(engine):
-            return await self._run(jobs, engine)
+            for job in unreadable:
+                await self._end(job)
+            if unreadable:
+                await self._caught_up()
+            return await self._run((*jobs, *unreadable), engine)
+
+    async def _is_readable(self, job: str) -> bool:
+        events = await self._read(job)
+        return not any(isinstance(event.payload, Unreadable) for event in events)
+
+    async def _read(self, job: str) -> list[RecordedEvent]:
+        return await self._store.read_job(JobRef(self._tenant, job), decode=decode_or_mark)
+
+    async def _end(self, job: str) -> None:
+        """Let a job have failed, whoever holds it now. Raises `VersionConflict`."""
+        last = (await self._read(job))[-1]
+        debug_id = uuid7().hex
+        payload = JobFailed(
+            phase=None,
+            kind="unreadable",
+            message="Its history could not be read, so an erasure has ended it.",
+            debug_id=debug_id,
+        )
+        event = NewEvent(id=str(uuid7()), time=datetime.now(UTC), payload=payload)
+        ref = JobRef(self._tenant, job)
+        await self._store.append(ref, last.project, [event], expected_version=last.version)
+        log.warning("unreadable_job_ended", job=job, debug_id=debug_id)
 
     async def _run(self, jobs: tuple[str, ...], engine: AsyncEngine) -> Erased:
-        await backfill(self._engine)
+        await backfill(self._engine, free_bytes=self._free_bytes)
         left_previews = await self._end_previews(jobs)
         named = await manifests_of(engine, self._partition, jobs)
         kept = await manifests_elsewhere(engine, self._partition, jobs)
@@ -159,8 +211,8 @@ class Erasure:
     async def _caught_up(self) -> None:
         try:
             with anyio.fail_after(ARCHIVED_S):
-                await caught_up(self._projector, self._store, self._engine, self._partition)
-        except TimeoutError as error:
+                await self._projector.fold_up(self._partition)
+        except (TimeoutError, FoldingStalled) as error:
             raise ServiceError(
                 f"the log was not archived within {ARCHIVED_S:g} s: see that a projector folds it "
                 "(./headrace doctor), and run this again"

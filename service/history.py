@@ -11,6 +11,8 @@ from datetime import UTC, date, datetime, time
 from enum import Enum
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from eventstore import EventStore
 from projector import HistoryBroken, advance
 from schemas import (
@@ -131,7 +133,10 @@ def parse_time(text: str) -> datetime:
         ) from error
     if found.tzinfo is None:
         raise ValueError(f"{text} lacks its zone: add Z for UTC, or +02:00")
-    return found
+    try:
+        return found.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text} is in UTC before the year 1 or behind the year 9999") from error
 
 
 def readable(value: Any) -> Any:
@@ -142,6 +147,8 @@ def readable(value: Any) -> Any:
         return value.value
     if isinstance(value, tuple):
         return [readable(one) for one in value]
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     return value
 
 

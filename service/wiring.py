@@ -1,6 +1,7 @@
 """Builds the parts from the settings and runs them together. The only place that knows them all."""
 
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -138,7 +139,9 @@ async def running(
             keep_events=settings.keep_events,
             lease_s=settings.lease_s,
         )
-        projector = Projector(log.store, log.engine)
+        projector = Projector(
+            log.store, log.engine, free_bytes=lambda: free_bytes(settings, servers)
+        )
         parts = Parts(
             log.handler,
             log.hub,
@@ -168,6 +171,13 @@ async def running(
                         yield instance, log
                     working.cancel_scope.cancel()
                 api.should_exit = True
+
+
+def free_bytes(settings: Settings, servers: Servers) -> int | None:
+    """The room on the embedded Postgres' disk; None for a server of which nobody can see it."""
+    if not are_embedded(servers, settings.home):
+        return None
+    return shutil.disk_usage(settings.home / "postgres").free
 
 
 def generation(settings: Settings, log: Log) -> GenerationService:

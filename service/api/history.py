@@ -38,7 +38,7 @@ async def job_timeline(parts: OwnParts, job_id: str, owner: Tenant, reader: Read
     """When the job was in which phase. One that is not folded yet has none, and is stale."""
     if not is_id(job_id):
         raise no_job(job_id)
-    async with reader.connection() as connection:
+    async with reader.connection("jobs", "phases") as connection:
         found = await job_by_id(connection, owner, job_id)
         phases = await timeline(connection, owner, job_id)
     job: Any = found

@@ -121,7 +121,7 @@ async def jobs(
     """The tenant's jobs, newest first."""
     if since and until and since >= until:
         raise Unusable("until", f"it is not behind since ({since.isoformat()})")
-    async with reader.connection() as connection:
+    async with reader.connection("jobs") as connection:
         try:
             found = await list_jobs(
                 connection,
@@ -156,7 +156,7 @@ async def job(
         return await _job_at(parts, owner, job_id, at)
     if is_id(job_id):
         try:
-            async with reader.connection() as connection:
+            async with reader.connection("jobs") as connection:
                 found = await job_by_id(connection, owner, job_id)
         except PostgresUnavailable:
             found = None

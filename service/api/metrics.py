@@ -36,6 +36,8 @@ def _lines(seen: Look) -> Iterator[str]:
     if seen.parked is not None:
         yield from _gauge("headrace_parked_jobs", "Jobs that could not be folded.")
         yield f"headrace_parked_jobs {seen.parked}\n"
+        yield from _gauge("headrace_tables_left_out", "Tables that wait for a backfill.")
+        yield f"headrace_tables_left_out {len(seen.left_out)}\n"
 
 
 def _gauge(name: str, help_text: str) -> Iterator[str]:

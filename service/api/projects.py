@@ -47,7 +47,7 @@ async def projects(
     limit: Limit = 50,
 ) -> ProjectPage:
     """The tenant's projects, by name."""
-    async with reader.connection() as connection:
+    async with reader.connection("projects") as connection:
         found = await list_projects(connection, owner, behind=behind, limit=limit)
     return ProjectPage(projects=found, next=found[-1].project_id if len(found) == limit else None)
 
@@ -56,7 +56,7 @@ async def projects(
 async def project(owner: Tenant, reader: ReadModel, project_id: str) -> ProjectRow:
     """One project."""
     _check(reader, project_id)
-    async with reader.connection() as connection:
+    async with reader.connection("projects") as connection:
         found = await project_by_id(connection, owner, project_id)
     if found is None:
         raise _no_project(reader, project_id)
@@ -73,7 +73,7 @@ async def builds(
 ) -> BuildPage:
     """The project's builds, newest first."""
     _check(reader, project_id)
-    async with reader.connection() as connection:
+    async with reader.connection("builds", "projects") as connection:
         found = await list_builds(connection, owner, project_id, before=before, limit=limit)
         if not found and await project_by_id(connection, owner, project_id) is None:
             raise _no_project(reader, project_id)
@@ -84,7 +84,7 @@ async def builds(
 async def build(owner: Tenant, reader: ReadModel, project_id: str, number: Number) -> BuildRow:
     """One build of the project."""
     _check(reader, project_id)
-    async with reader.connection() as connection:
+    async with reader.connection("builds") as connection:
         found = await build_by_number(connection, owner, project_id, number)
     if found is None:
         raise reader.missing(f"build {number} of project {project_id}")

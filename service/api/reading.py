@@ -1,11 +1,12 @@
 """Reading one's own writes: a read waits until what a write answered with has been folded.
 
 A write answers with its position. A read with `after=<position>` waits until the checkpoint of that
-partition is there, or says that it is stale. However many wait, the checkpoints are asked for once
-every few hundredths of a second, and nobody holds a connection meanwhile.
+partition is there, and the tables that it asks are built, or says that it is stale. However many
+wait, the read model is asked how far it is once every few hundredths of a second, and nobody holds
+a connection meanwhile.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,7 +16,7 @@ from fastapi import Depends, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import postgres_errors
-from projector import checkpoints_of
+from projector import Standing, standing
 from schemas import Position
 from service.api.parts import OwnParts, Parts, Tenant
 from service.problems import NotThere, Unusable
@@ -27,30 +28,33 @@ STALE = "Headrace-Stale"
 
 
 class Folded:
-    """Up to where the partitions are folded, asked for by one on behalf of all who wait."""
+    """How far the read model is, asked for by one on behalf of all who wait."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._asking = anyio.Lock()
         self._looked_at = float("-inf")
-        self._ends: Mapping[int, Position] = {}
+        self._standing = Standing({})
 
-    async def wait(self, position: Position, wait_s: float) -> None:
-        """Return once `position` is folded, or after `wait_s`. Raises `PostgresUnavailable`."""
+    async def wait(self, position: Position, tables: Collection[str], wait_s: float) -> None:
+        """Return once `position` is folded into these tables, or after `wait_s`.
+
+        Raises `PostgresUnavailable`.
+        """
         with anyio.move_on_after(wait_s):
             while True:
-                if _is_at(await self._end(position.partition), position):
+                if _has(await self._look(), position, tables):
                     return
                 await anyio.sleep(LOOK_AGAIN_S)
 
-    async def _end(self, partition: int) -> Position | None:
+    async def _look(self) -> Standing:
         async with self._asking:
             if anyio.current_time() - self._looked_at >= LOOK_AGAIN_S:
                 with postgres_errors():
                     async with self._engine.connect() as connection:
-                        self._ends = await checkpoints_of(connection)
+                        self._standing = await standing(connection)
                 self._looked_at = anyio.current_time()
-            return self._ends.get(partition)
+            return self._standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +68,23 @@ class Reader:
     response: Response
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """A connection for a question that must be answered soon.
+    async def connection(self, *tables: str) -> AsyncIterator[AsyncConnection]:
+        """A connection for a question to these tables that must be answered soon.
 
         The answer will say up to which position it is complete, and whether that is too little.
         """
         if self.after is not None:
-            await self.folded.wait(self.after, self.parts.read_wait_s)
+            await self.folded.wait(self.after, tables, self.parts.read_wait_s)
         with postgres_errors(), anyio.fail_after(QUERY_S):
             async with self.parts.engine.connect() as connection:
                 # Before the question: what is folded meanwhile may be in the answer, or not.
-                self._say((await checkpoints_of(connection)).get(self.partition))
+                self._say(await standing(connection), tables)
                 yield connection
 
-    def _say(self, end: Position | None) -> None:
-        if end is not None:
+    def _say(self, found: Standing, tables: Collection[str]) -> None:
+        if (end := found.folded.get(self.partition)) is not None:
             self.response.headers[POSITION] = str(end)
-        if self.after is not None and not _is_at(end, self.after):
+        if self.after is not None and not _has(found, self.after, tables):
             self.response.headers[STALE] = "true"
 
     def missing(self, what: str) -> NotThere:
@@ -119,5 +123,7 @@ def _reader(
 ReadModel = Annotated[Reader, Depends(_reader)]
 
 
-def _is_at(end: Position | None, position: Position) -> bool:
-    return end is not None and end >= position
+def _has(found: Standing, position: Position, tables: Collection[str]) -> bool:
+    """Whether what stands at `position` is in these tables."""
+    end = found.folded.get(position.partition)
+    return end is not None and end >= position and found.left_out.isdisjoint(tables)

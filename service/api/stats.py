@@ -13,6 +13,8 @@ from service.problems import Unusable
 
 USUAL_DAYS = 30
 MOST_DAYS = 366
+# The days around each are still in the calendar.
+Day = Annotated[date, Query(ge=date(1900, 1, 1), le=date(2999, 12, 31))]
 router = APIRouter()
 
 
@@ -21,8 +23,8 @@ async def of_days(
     parts: OwnParts,
     owner: Tenant,
     reader: ReadModel,
-    since: date | None = None,
-    until: date | None = None,
+    since: Day | None = None,
+    until: Day | None = None,
     project: Annotated[Slug | None, Query()] = None,
 ) -> Stats:
     """What became of the tenant's jobs, by days (UTC): both counted, the last thirty by default."""
@@ -32,5 +34,5 @@ async def of_days(
         raise Unusable("until", f"it is before since ({since})")
     if until - since >= timedelta(days=MOST_DAYS):
         raise Unusable("since", f"at most {MOST_DAYS} days are counted at a time, up to {until}")
-    async with reader.connection() as connection:
+    async with reader.connection("daily_stats", "jobs", "phases") as connection:
         return await stats(connection, owner, since=since, until=until, project=project)

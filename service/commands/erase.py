@@ -17,11 +17,12 @@ from service.commands.terminal import (
     reached_servers,
     run,
 )
+from service.doctor.finding import count
 from service.embedded import Servers, are_embedded
 from service.erasing import Erased, Erasure
 from service.errors import ServiceError
 from service.settings import Settings
-from service.wiring import make_artifacts, make_sandbox_runtime, opened_log
+from service.wiring import free_bytes, make_artifacts, make_sandbox_runtime, opened_log
 
 T = TypeVar("T")
 
@@ -61,10 +62,13 @@ def erase(
                 return _on_servers(settings, servers, tenant, project, action)
 
             found = act(lambda erasure: erasure.survey())
+            jobs = len(found.ended) + len(found.unreadable)
+            if not jobs and not found.living:
+                raise ServiceError(f"there is nothing {_whose(tenant, project)} to erase")
             _refuse_living(found.living)
-            if found.ended and not yes:
-                _confirm(tenant, project, len(found.ended))
-            erased = act(lambda erasure: erasure.run(found.ended))
+            if not yes:
+                _confirm(tenant, project, jobs, unreadable=len(found.unreadable))
+            erased = act(lambda erasure: erasure.run(found.ended, unreadable=found.unreadable))
     if as_json:
         print_json(_document(tenant, project, erased))
     else:
@@ -91,6 +95,7 @@ def _on_servers(
                 workspaces=settings.home / "workspaces",
                 end_sandbox=end_sandbox,
                 is_embedded=are_embedded(servers, settings.home),
+                free_bytes=free_bytes(settings, servers),
             )
             return await action(erasure)
 
@@ -100,7 +105,8 @@ def _on_servers(
 def _refuse_living(jobs: tuple[str, ...]) -> None:
     if not jobs:
         return
-    err.print(f"{len(jobs)} of these jobs have not ended: cancel them first.", highlight=False)
+    verb = "has not ended: cancel it" if len(jobs) == 1 else "have not ended: cancel them"
+    err.print(f"{len(jobs)} of these jobs {verb} first.", highlight=False)
     for job in jobs[:_SHOWN_JOBS]:
         err.print(f"  {job}", highlight=False)
     if len(jobs) > _SHOWN_JOBS:
@@ -109,12 +115,20 @@ def _refuse_living(jobs: tuple[str, ...]) -> None:
     raise typer.Exit(REFUSED)
 
 
-def _confirm(tenant: str, project: str | None, jobs: int) -> None:
+def _confirm(tenant: str, project: str | None, jobs: int, *, unreadable: int) -> None:
     if not sys.stdin.isatty():
         raise ServiceError("nobody is there to be asked: say --yes")
-    whose = f"of project {project} of tenant {tenant}" if project else f"of tenant {tenant}"
-    if not typer.confirm(f"Erase {jobs} jobs {whose}, for good?", err=True):
+    if unreadable:
+        said = f"Not ended, and not to be read: {count(unreadable, 'job')}. Erasing lets them fail."
+        err.print(said, highlight=False)
+    if not typer.confirm(
+        f"Erase {count(jobs, 'job')} {_whose(tenant, project)}, for good?", err=True
+    ):
         raise ServiceError("nothing was erased")
+
+
+def _whose(tenant: str, project: str | None) -> str:
+    return f"of project {project} of tenant {tenant}" if project else f"of tenant {tenant}"
 
 
 def _beyond(erased: Erased) -> list[str]:
@@ -140,19 +154,16 @@ def _document(tenant: str, project: str | None, erased: Erased) -> dict[str, Any
 
 def _show(erased: Erased) -> None:
     said = [
-        f"Erased {erased.jobs} jobs: {erased.events} events that were not erased before, "
-        f"{erased.blobs} blobs of {erased.size_bytes} bytes.",
+        f"Erased {count(erased.jobs, 'job')}: {count(erased.events, 'event')} not erased before, "
+        f"{count(erased.blobs, 'blob')} of {count(erased.size_bytes, 'byte')}.",
     ]
     if erased.left_blobs:
-        said.append(
-            f"{erased.left_blobs} blobs were left: builds that are under way have stored the same."
-        )
+        left = count(erased.left_blobs, "blob")
+        said.append(f"Left as they are: {left} that builds under way have stored as well.")
     if erased.left_previews:
-        said.append(
-            f"{erased.left_previews} previews could not be ended: they end at their own time."
-        )
-    if erased.jobs:
-        said.append(_COSTS)
+        left = count(erased.left_previews, "preview")
+        said.append(f"Could not be ended: {left}, each ends at its own time.")
+    said.append(_COSTS)
     said.append("Out of reach, and yours to see to:")
     said += [f"  {what}" for what in _beyond(erased)]
     for line in said:

@@ -1,6 +1,5 @@
 """Proving and remaking the read model: replay rebuild, verify, backfill."""
 
-import shutil
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,12 +12,15 @@ from projector import verify as verify_tables
 from service.commands.replay_log import act_on_log, on_log, refusals, with_progress
 from service.commands.replay_show import show
 from service.commands.terminal import AsJson, err, log_file, out, print_json, reached_servers, run
-from service.embedded import Servers, are_embedded
+from service.doctor.finding import count
 from service.settings import Settings
+from service.wiring import free_bytes
 
 __all__ = ["backfill", "on_log", "rebuild", "refusals", "show", "verify"]
 
 SHOWN = 20
+MOST_JOBS = 1_000_000
+"""More are compared without a sample: these are held by name."""
 DIFFERS, NOT_CHECKED = 1, 2
 """Exit codes of `verify`."""
 
@@ -36,11 +38,11 @@ def rebuild(workers: Workers = None) -> None:
             replay = partial(
                 rebuild_tables,
                 workers=workers or processes(),
-                free_bytes=_free_bytes(settings, servers),
+                free_bytes=free_bytes(settings, servers),
             )
             act = with_progress(replay, "rebuilding")
             replayed: Replayed = run(act_on_log, settings, servers, act)
-        said = [f"Rebuilt {replayed.jobs} jobs from {replayed.events} events."]
+        said = [f"Rebuilt {count(replayed.jobs, 'job')} from {count(replayed.events, 'event')}."]
         if replayed.differing:
             said.append(f"Not as their events say were: {', '.join(replayed.differing)}.")
         else:
@@ -51,7 +53,8 @@ def rebuild(workers: Workers = None) -> None:
 
 def verify(
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Compare only so many jobs, taken at random.")
+        int | None,
+        typer.Option(min=1, max=MOST_JOBS, help="Compare only so many jobs, taken at random."),
     ] = None,
     workers: Workers = None,
     as_json: AsJson = False,
@@ -80,16 +83,12 @@ def backfill() -> None:
     A running instance does it by itself.
     """
     with refusals():
-        names: list[str] = on_log(with_progress(backfill_tables, "folding"))
+        settings = Settings.read()
+        with log_file(settings), reached_servers(settings) as servers:
+            fill = partial(backfill_tables, free_bytes=free_bytes(settings, servers))
+            names: list[str] = run(act_on_log, settings, servers, with_progress(fill, "folding"))
         found = f"Filled {', '.join(names)}." if names else "Every table was filled already."
         out.print(found, highlight=False)
-
-
-def _free_bytes(settings: Settings, servers: Servers) -> int | None:
-    """The room on the embedded Postgres' disk; None for a server of which nobody can see it."""
-    if not are_embedded(servers, settings.home):
-        return None
-    return shutil.disk_usage(settings.home / "postgres").free
 
 
 def _document(replayed: Replayed, differences: list[Difference]) -> dict[str, Any]:
@@ -121,8 +120,9 @@ def _show_differences(replayed: Replayed, differences: list[Difference]) -> None
         err.print(str(difference), markup=False, highlight=False, soft_wrap=True)
     if len(differences) > SHOWN:
         err.print(f"… and {len(differences) - SHOWN} more: --json has them.", highlight=False)
-    found = f"{len(differences)} differences" if differences else "no difference"
-    said = [f"{found}: {replayed.jobs} jobs, {replayed.events} events compared."]
+    found = count(len(differences), "difference") if differences else "no difference"
+    compared = f"{count(replayed.jobs, 'job')}, {count(replayed.events, 'event')} compared"
+    said = [f"{found}: {compared}."]
     if differences:
         said.append("`./headrace replay rebuild` makes the read model anew.")
     _say(said, replayed.parked)
@@ -130,5 +130,6 @@ def _show_differences(replayed: Replayed, differences: list[Difference]) -> None
 
 def _say(said: list[str], parked: int) -> None:
     if parked:
-        said.append(f"{parked} jobs stand aside: `./headrace replay parked list`.")
+        verb = "stands" if parked == 1 else "stand"
+        said.append(f"{count(parked, 'job')} {verb} aside: `./headrace replay parked list`.")
     out.print("\n".join(said), highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import anyio
+from asyncpg import InterfaceError, PostgresError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from projector import Projector, ProjectorError
@@ -46,6 +48,9 @@ def refusals() -> Iterator[None]:
             yield
         except (ProjectorError, SchemaError) as error:
             raise ServiceError(str(error)) from error
+        except (SQLAlchemyError, PostgresError, InterfaceError) as error:
+            said = str(getattr(error, "orig", None) or error).partition("\n")[0]
+            raise ServiceError(f"the database refuses: {said}") from error
         except anyio.BrokenWorkerProcess as error:
             raise ServiceError(
                 "a process that folded has ended, maybe for lack of memory: nothing was changed; "

@@ -157,6 +157,8 @@ def _aside(aside: ParkedJob | None) -> list[RenderableType]:
 def _cell(value: Any) -> Text:
     """A value on few lines; nothing in it is markup."""
     value = readable(value)
+    if isinstance(value, dict):
+        value = [f"{name} {one}" for name, one in value.items() if one is not None]
     if value is None or value == []:
         return Text("-", style="dim")
     said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -21,12 +21,13 @@ from eventstore import (
     postgres_errors,
     redis_errors,
 )
+from projector import checkpoints_of
 from schemas import SchemaError
 from service.doctor import postgres_server, redis_server
 from service.doctor.finding import Finding, address, problem, unknown
 from service.doctor.log import check_log, read_partitions
 from service.doctor.postgres_server import PostgresServer, ask_postgres, examine_postgres
-from service.doctor.read_model import judge_backlogs, read_backlogs, read_checkpoints
+from service.doctor.read_model import judge_backlogs, read_backlogs
 from service.doctor.redis_server import RedisServer, ask_redis, examine_redis
 from service.doctor.timing import (
     judge_clocks,
@@ -135,7 +136,8 @@ class Examination:
         self.findings += await check_log(
             self.redis, archive, registered, parts, wanted=wanted, server=redis.identity
         )
-        folded = await read_checkpoints(self.engine) if postgres.has_tables else {}
+        async with self.engine.connect() as connection:
+            folded = await checkpoints_of(connection) if postgres.has_tables else {}
         if folded and all(part.lineage is None for part in parts):
             self.findings.append(unknown("read model", "can be told only with its log"))
             return

@@ -6,11 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from redis.asyncio import Redis
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore.keys import Keys
-from projector.tables import checkpoints
 from schemas import Position
 from service.doctor.finding import Finding, count, duration, ok, partitions, problem, warning
 from service.doctor.log import RedisPart
@@ -26,13 +23,6 @@ class Backlog:
     partition: int
     events: int
     oldest: datetime | None
-
-
-async def read_checkpoints(engine: AsyncEngine) -> dict[int, Position]:
-    """Partition to the position up to which it is folded."""
-    async with engine.connect() as connection:
-        rows = (await connection.execute(select(checkpoints))).all()
-    return {row.partition: Position(row.partition, row.epoch, row.seq) for row in rows}
 
 
 async def read_backlogs(

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import anyio
 import pytest
+from sqlalchemy import CheckConstraint, MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
@@ -19,7 +20,7 @@ from schemas.events import JobQueued
 from service.embedded import Servers
 from tests.histories import all_completed, build, ready, started
 from tests.projector.contents import contents, execute, folded, scalar
-from tests.projector.processes import another_process, beside, until
+from tests.projector.processes import another_process, at_the_first_job, beside, until
 from tests.projector.spoiling import parked
 from tests.projector.writing import write
 
@@ -164,6 +165,60 @@ async def test_a_table_that_others_refer_to_may_change_while_projectors_fold(
     assert await contents(engine) == await folded(store)
 
 
+# --- rows that Postgres refuses ------------------------------------------------------------------
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> tuple[Projection, ...]:
+    """Newer code: no day may cost anything, which one of the projects does not keep to."""
+    table = DAILY_STATS.table.to_metadata(MetaData())
+    table.append_constraint(CheckConstraint("project_id <> 'odd'", name="never_odd"))
+    newer = replace(DAILY_STATS, table=table, version=2)
+    projections = tuple(newer if one is DAILY_STATS else one for one in PROJECTIONS)
+    for module in ("replay", "shares"):
+        monkeypatch.setattr(f"projector.{module}.PROJECTIONS", projections)
+    return projections
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_row_that_postgres_refuses_in_a_share_parks_its_job_and_ends_no_backfill(
+    store: EventStore,
+    engine: AsyncEngine,
+    projector: Projector,
+    jobs: list[JobRef],
+    strict: tuple[Projection, ...],
+    workers: int,
+) -> None:
+    odd = await write(store, build(), project="odd")
+    await projector.catch_up()
+    replayed = await rebuild(engine, only=[strict[-1]], workers=workers)
+    assert replayed.parked == 1
+    aside = await parked(engine)
+    assert aside.keys() == {odd.job}
+    assert await scalar(engine, "SELECT sum(queued) FROM daily_stats") == len(jobs)
+
+
+async def test_a_row_that_postgres_refuses_while_a_backfill_catches_up_parks_its_job(
+    store: EventStore,
+    engine: AsyncEngine,
+    projector: Projector,
+    jobs: list[JobRef],
+    strict: tuple[Projection, ...],
+    servers: Servers,
+    database_url: str,
+) -> None:
+    written: list[str] = []
+
+    async def fold() -> None:
+        async with another_process(servers, database_url) as other:
+            written.append((await write(other.store, build(), project="odd")).job)
+            await other.projector.catch_up()
+
+    await rebuild(engine, only=[strict[-1]], on_progress=at_the_first_job(fold))
+    assert [*await parked(engine)] == written
+    assert await scalar(engine, "SELECT sum(queued) FROM daily_stats") == len(jobs)
+
+
 # --- by itself -----------------------------------------------------------------------------------
 
 
@@ -192,7 +247,7 @@ async def test_a_running_projector_folds_on_while_the_archive_is_too_busy_for_a_
     hub: Hub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("projector.projector._LONGEST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("projector.projector.FIRST_BACKFILL_BACKOFF_S", 0.01)
     last = part(*months(datetime.now(UTC))[-1])[0]
     await execute(engine, f"DROP TABLE headrace.{last}")
     job = await write(store, build())
@@ -216,6 +271,48 @@ async def test_a_running_projector_folds_on_while_the_archive_is_too_busy_for_a_
                 await until(there)
             await until(made)
         tasks.cancel_scope.cancel()
+
+
+async def test_a_backfill_that_fails_is_tried_again_after_longer_and_longer(
+    engine: AsyncEngine,
+    jobs: list[JobRef],
+    projector: Projector,
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("projector.projector.FIRST_BACKFILL_BACKOFF_S", 0.001)
+    monkeypatch.setattr("projector.projector.LONGEST_BACKFILL_BACKOFF_S", 0.006)
+    await forget(engine, "daily_stats")
+    await execute(engine, "CREATE VIEW ours AS SELECT * FROM daily_stats")
+
+    async def tried() -> bool:
+        return len(waits()) >= 5
+
+    def waits() -> list[float]:
+        return [entry["again_in_s"] for entry in logs if entry["event"] == "backfill_waits"]
+
+    async with anyio.create_task_group() as tasks:
+        with capture_logs() as logs:
+            tasks.start_soon(projector.run, hub)
+            await until(tried)
+            tasks.cancel_scope.cancel()
+    assert waits()[:5] == [0.001, 0.002, 0.004, 0.006, 0.006]
+
+
+async def test_a_projectors_own_backfill_asks_for_room_on_the_disk(
+    store: EventStore, engine: AsyncEngine, jobs: list[JobRef], hub: Hub
+) -> None:
+    await forget(engine, "daily_stats")
+    projector = Projector(store, engine, free_bytes=lambda: 1_000)
+
+    async def told() -> bool:
+        return any("a rebuild needs about" in str(entry.get("error")) for entry in logs)
+
+    async with anyio.create_task_group() as tasks:
+        with capture_logs() as logs:
+            tasks.start_soon(projector.run, hub)
+            await until(told)
+            tasks.cancel_scope.cancel()
 
 
 async def test_what_a_newer_version_has_made_is_not_remade_by_an_older_one(

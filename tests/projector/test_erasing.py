@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore
+from eventstore.parts import make_parts
 from projector import Projector, erasing, parked_jobs, rebuild, verify
 from projector.erasing import (
+    JOBS,
     Erasable,
-    caught_up,
     erasable,
     erase,
     forget_old_rows,
@@ -22,10 +23,10 @@ from projector.erasing import (
     one_erasure,
     previews_of,
 )
-from projector.errors import ReplayRunning
+from projector.errors import ArchiveShort, ReplayRunning
 from projector.parking import one_replay
 from schemas import JobRef
-from schemas.erasing import HASH
+from schemas.erasing import ERASED, HASH
 from schemas.events import (
     Known,
     Payload,
@@ -345,5 +346,32 @@ async def test_what_is_not_archived_is_waited_for(
     store: EventStore, engine: AsyncEngine, projector: Projector
 ) -> None:
     await write(store, build())
-    await caught_up(projector, store, engine, OURS)
+    assert await projector.fold_up(OURS) == len(build())
     assert await scalar(engine, "SELECT count(*) FROM headrace.events") == len(build())
+
+
+async def test_more_jobs_than_one_transaction_takes_are_erased(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    history: list[Known] = [queued(), failed()]
+    jobs = [(await write(store, history)).job for _ in range(JOBS + 1)]
+    await projector.catch_up()
+    assert await erase(engine, OURS, jobs) == len(jobs) * len(history)
+    goals = "SELECT array_agg(DISTINCT goal) FROM jobs"
+    assert await scalar(engine, goals) == [ERASED]
+    assert await erase(engine, OURS, jobs) == 0
+    assert (await verify(engine))[1] == []
+
+
+async def test_an_erasure_does_not_pass_over_a_part_that_was_detached(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    march = datetime(2031, 3, 14, tzinfo=UTC)
+    await make_parts(engine, now=march)
+    digits = f"{int(march.timestamp() * 1000):012x}"
+    await write(store, build(), job=f"{digits[:8]}-{digits[8:]}-7000-8000-000000000001")
+    await write(store, build(2))
+    await projector.catch_up()
+    await execute(engine, "ALTER TABLE headrace.events DETACH PARTITION headrace.events_2031_03")
+    with pytest.raises(ArchiveShort, match="attach the missing parts"):
+        await erasable(engine, OURS, TENANT)

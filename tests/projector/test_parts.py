@@ -6,12 +6,12 @@ import anyio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from eventstore import EventStore
+from eventstore import EventStore, Housekeeper, NumberTaken
 from eventstore.parts import make_parts, months
 from projector import Projector, rebuild, verify
 from projector.errors import ArchiveShort
 from schemas import JobRef
-from tests.histories import build, queued, started
+from tests.histories import PROJECT, TENANT, build, queued, started
 from tests.projector.contents import contents, execute, folded, scalar
 from tests.projector.spoiling import parked
 from tests.projector.writing import forge, write
@@ -161,6 +161,22 @@ async def test_without_an_old_part_there_is_no_rebuild_until_it_is_attached_agai
     )
     await rebuild(engine)
     assert await contents(engine) == await folded(store)
+
+
+async def test_a_project_counts_on_when_the_part_with_its_newest_build_is_detached(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    await make_parts(engine, now=MARCH)
+    await write(store, build(1))
+    await write(store, build(2), job=job_of(MARCH))
+    await projector.catch_up()
+    await Housekeeper(store, keep_s=0, keep_events=1, lease_s=1).trim(store.partition(TENANT))
+    assert await store.redis.hlen(store.keys(TENANT).builds) == 0
+    await execute(engine, "ALTER TABLE headrace.events DETACH PARTITION headrace.events_2031_03")
+    assert await store.last_build_number(TENANT, PROJECT) == 2
+    with pytest.raises(NumberTaken):
+        await write(store, build(2))
+    await write(store, build(3))
 
 
 async def test_jobs_that_came_before_the_part_of_their_month_move_into_it(

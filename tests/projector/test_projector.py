@@ -355,6 +355,25 @@ async def test_a_ready_job_has_its_four_sandbox_columns_in_the_table(
         ]
 
 
+async def test_catching_up_does_not_end_while_another_projector_is_at_the_events(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    job = await write(store, build())
+    async with engine.begin() as other, anyio.create_task_group() as tasks:
+        await other.exec_driver_sql("INSERT INTO headrace.fold_lock VALUES ($1)", (OUR_PARTITION,))
+        ended = anyio.Event()
+
+        async def catch_up() -> None:
+            await projector.catch_up()
+            ended.set()
+
+        tasks.start_soon(catch_up)
+        await blocked_backend(engine)
+        assert not ended.is_set()
+        await other.commit()
+    assert await scalar(engine, f"SELECT status FROM jobs WHERE id = '{job.job}'") == "ready"
+
+
 async def test_a_projector_that_is_caught_up_notices_a_postgres_that_was_set_back(
     store: EventStore, engine: AsyncEngine, projector: Projector
 ) -> None:

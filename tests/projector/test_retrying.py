@@ -13,7 +13,7 @@ from projector import (
     retry,
     verify,
 )
-from projector.errors import NotParked, ReplayRunning
+from projector.errors import JobDetached, NotParked, ReplayRunning
 from schemas import JobRef
 from schemas.events import PreviewExpired
 from service.embedded import Servers
@@ -150,6 +150,30 @@ async def test_only_what_is_parked_can_be_retried_or_discarded(
         with pytest.raises(NotParked, match=job.job):
             await act(engine, job.job)
     assert await contents(engine) == before
+
+
+async def test_a_job_whose_part_is_detached_stays_parked(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    job = await refused(store, engine, projector)
+    await refuse_no_more(engine)
+    part = await scalar(
+        engine,
+        f"SELECT tableoid::regclass::text FROM headrace.events WHERE job = '{job.job}' LIMIT 1",
+    )
+    bounds = await scalar(
+        engine,
+        f"SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = '{part}'::regclass",
+    )
+    await execute(engine, f"ALTER TABLE headrace.events DETACH PARTITION {part}")
+    before = await contents(engine)
+    with pytest.raises(JobDetached, match=job.job):
+        await retry(engine, job.job)
+    assert await contents(engine) == before
+    assert (await parked(engine)).keys() == {job.job}
+    await execute(engine, f"ALTER TABLE headrace.events ATTACH PARTITION {part} {bounds}")
+    assert await retry(engine, job.job) is None
+    assert await contents(engine) == await folded(store)
 
 
 # --- who comes behind a retry --------------------------------------------------------------------

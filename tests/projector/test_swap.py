@@ -1,17 +1,25 @@
 """Putting rebuilt tables in the place of live ones that others use."""
 
+import anyio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from structlog.testing import capture_logs
 
 from eventstore import EventStore, connect_postgres
-from projector import Projector, rebuild, swapping, verify
-from projector.errors import ArchiveShort, DiskTooSmall, SwapRefused, ViewsInTheWay
+from projector import Difference, Projector, rebuild, swapping, verify
+from projector.errors import (
+    ArchiveShort,
+    DiskTooSmall,
+    ObjectsInTheWay,
+    StillVerifying,
+    SwapRefused,
+)
 from projector.replay import SHADOW
 from schemas import JobRef
 from service.embedded import Servers
 from tests.histories import build, started
 from tests.projector.contents import contents, execute, folded, scalar
-from tests.projector.processes import another_process, at_the_first_job
+from tests.projector.processes import another_process, at_the_first_job, blocked_backend, until
 from tests.projector.writing import write
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +120,77 @@ async def test_a_refused_swap_leaves_no_projector_waiting(
         assert await third.projector.catch_up() == len(build())
 
 
+# --- verifications ------------------------------------------------------------------------------
+
+
+async def test_a_verification_that_lasts_is_waited_for_with_a_bound_that_is_said(
+    store: EventStore,
+    engine: AsyncEngine,
+    projector: Projector,
+    jobs: list[JobRef],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("projector.swapping._PAUSE_S", 0.01)
+    monkeypatch.setattr("projector.swapping.VERIFIED_S", 0.0)
+    async with swapping.no_swap(engine):
+        with pytest.raises(StillVerifying, match="has not ended within 0 s"):
+            await rebuild(engine)
+        assert not await shadow_is_there(engine)
+    monkeypatch.undo()
+
+    async def waits() -> bool:
+        return any(entry["event"] == "swap_waits" for entry in logs)
+
+    with capture_logs() as logs:
+        async with anyio.create_task_group() as tasks, swapping.no_swap(engine):
+            tasks.start_soon(rebuild, engine)
+            await until(waits)
+            await write(store, build(3))
+            await projector.catch_up()
+    assert await contents(engine) == await folded(store)
+
+
+async def test_a_swap_does_not_come_into_the_middle_of_a_verification(
+    engine: AsyncEngine, jobs: list[JobRef], servers: Servers, database_url: str
+) -> None:
+    """A snapshot that is older than the tables would find them empty."""
+
+    seen: list[bool] = []
+
+    async def look() -> None:
+        async with another_process(servers, database_url) as other:
+            query = "SELECT pg_try_advisory_xact_lock($1)"
+            async with other.engine.begin() as connection:
+                found = await connection.exec_driver_sql(query, (swapping._VERIFYING,))
+                seen.append(bool(found.scalar_one()))
+
+    assert (await verify(engine, on_progress=at_the_first_job(look)))[1] == []
+    assert seen == [False]
+
+
+async def test_a_verification_that_begins_during_a_swap_sees_the_tables_of_after_it(
+    engine: AsyncEngine, jobs: list[JobRef]
+) -> None:
+    """A snapshot that is older than the tables would find them empty."""
+    found: list[Difference] = []
+
+    async def look() -> None:
+        found.extend((await verify(engine))[1])
+
+    async with anyio.create_task_group() as tasks, engine.begin() as swap:
+        await swap.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (swapping._VERIFYING,))
+        tasks.start_soon(look)
+        await blocked_backend(engine)
+        for statement in (
+            "CREATE TABLE fresh (LIKE daily_stats INCLUDING ALL)",
+            "INSERT INTO fresh SELECT * FROM daily_stats",
+            "DROP TABLE daily_stats",
+            "ALTER TABLE fresh RENAME TO daily_stats",
+        ):
+            await swap.exec_driver_sql(statement)
+    assert found == []
+
+
 # --- what depends on the tables ------------------------------------------------------------------
 
 
@@ -121,7 +200,7 @@ async def test_views_on_the_tables_are_in_the_way_and_named(
 ) -> None:
     await execute(engine, f"CREATE VIEW ours AS SELECT * FROM {table}")
     before = await contents(engine)
-    with pytest.raises(ViewsInTheWay, match="ours"):
+    with pytest.raises(ObjectsInTheWay, match="ours"):
         await rebuild(engine)
     assert await contents(engine) == before
     assert await scalar(engine, "SELECT count(*) >= 0 FROM ours")
@@ -136,9 +215,72 @@ async def test_a_view_that_is_made_meanwhile_is_not_lost(
         async with another_process(servers, database_url) as other:
             await execute(other.engine, "CREATE VIEW ours AS SELECT id FROM jobs")
 
-    with pytest.raises(ViewsInTheWay, match="ours"):
+    with pytest.raises(ObjectsInTheWay, match="ours"):
         await rebuild(engine, on_progress=at_the_first_job(make_view))
     assert await scalar(engine, "SELECT count(*) FROM ours") == len(jobs)
+
+
+THEIRS = {
+    "foreign key": ("CREATE TABLE notes (job text REFERENCES jobs)", "notes"),
+    "index": ("CREATE INDEX by_user ON jobs (user_id)", "index by_user"),
+    "constraint": (
+        "ALTER TABLE jobs ADD CONSTRAINT dear CHECK (cost_usd < 1e6)",
+        "constraint dear",
+    ),
+    "column": ("ALTER TABLE jobs ADD COLUMN note text", "column note of table jobs"),
+    "policy": ("CREATE POLICY own ON jobs USING (true)", "policy own"),
+    "row security": (
+        "ALTER TABLE phases ENABLE ROW LEVEL SECURITY",
+        "row security of table phases",
+    ),
+    "trigger": (
+        "CREATE TRIGGER tell BEFORE UPDATE ON jobs FOR EACH ROW "
+        "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "trigger tell",
+    ),
+    "rule": ("CREATE RULE keep AS ON DELETE TO jobs DO INSTEAD NOTHING", "rule keep"),
+    "statistics": ("CREATE STATISTICS pair ON tier, status FROM jobs", "pair"),
+    "publication": ("CREATE PUBLICATION feed FOR TABLE jobs", "publication feed"),
+    "child": ("CREATE TABLE more () INHERITS (daily_stats)", "more"),
+}
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+async def test_what_a_swap_would_lose_is_named_before_anything_is_folded(
+    engine: AsyncEngine, jobs: list[JobRef], kind: str
+) -> None:
+    made, name = THEIRS[kind]
+    await execute(engine, made)
+
+    def begun(_: int, __: int) -> None:
+        raise AssertionError("it has begun to fold")
+
+    with pytest.raises(ObjectsInTheWay, match=name):
+        await rebuild(engine, on_progress=begun)
+
+
+async def test_column_grants_the_grant_option_and_storage_settings_survive(
+    engine: AsyncEngine, jobs: list[JobRef]
+) -> None:
+    await execute(
+        engine,
+        "DROP ROLE IF EXISTS reporter",
+        "CREATE ROLE reporter",
+        "GRANT SELECT (id, status), UPDATE (goal) ON jobs TO reporter",
+        "GRANT SELECT ON phases TO reporter WITH GRANT OPTION",
+        "ALTER TABLE jobs SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01)",
+    )
+    may = (
+        "SELECT array_agg(relname || ' ' || coalesce(relacl::text, '') || ' ' || "
+        "coalesce(attname || attacl::text, '') || coalesce(reloptions::text, '') "
+        "ORDER BY relname, attname) FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid "
+        "WHERE relname IN ('jobs', 'phases') AND (relacl IS NOT NULL OR attacl IS NOT NULL)"
+    )
+    before = await scalar(engine, may)
+    assert "reporter=r*/" in str(before)
+    await rebuild(engine)
+    assert await scalar(engine, may) == before
+    await execute(engine, "DROP OWNED BY reporter", "DROP ROLE reporter")
 
 
 async def test_grants_survive(

@@ -1,23 +1,20 @@
 """Proving the read model: what `verify` finds, and what it does not mistake for a difference."""
 
-import asyncio
-from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
 from functools import partial
 
 import pytest
-from anyio import to_thread
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore
-from projector import Difference, Replayed, rebuild, verify
+from projector import Difference, Replayed, verify
 from projector.errors import ArchiveShort
 from projector.shares import shares
 from schemas import JobRef, Position
 from service.embedded import Servers
 from tests.histories import build
 from tests.projector.contents import contents, execute, folded, scalar
-from tests.projector.processes import another_process, at_the_first_job, blocked_backend
+from tests.projector.processes import another_process, at_the_first_job
 from tests.projector.writing import write
 
 pytestmark = pytest.mark.anyio
@@ -216,24 +213,3 @@ async def test_verify_sees_one_moment_however_much_is_folded_meanwhile(
     assert found == []
     assert replayed.jobs == len(jobs)
     assert (await contents(engine)) == await folded(store)
-
-
-async def test_a_rebuild_that_begins_during_a_verify_waits_until_it_has_ended(
-    engine: AsyncEngine, jobs: list[JobRef], servers: Servers, database_url: str
-) -> None:
-    async def remake() -> Replayed:
-        async with another_process(servers, database_url) as other:
-            return await rebuild(other.engine)
-
-    with ThreadPoolExecutor(1) as another:
-        begun: list[Future[Replayed]] = []
-
-        async def begin_and_see_it_wait() -> None:
-            begun.append(another.submit(asyncio.run, remake()))
-            async with another_process(servers, database_url) as other:
-                await blocked_backend(other.engine)
-
-        replayed, found = await verify(engine, on_progress=at_the_first_job(begin_and_see_it_wait))
-        assert found == []
-        remade = await to_thread.run_sync(begun[0].result)
-    assert (remade.events, remade.jobs) == (replayed.events, replayed.jobs)

@@ -78,6 +78,7 @@ async def test_a_job_is_shown_as_it_was_at_a_version_and_at_a_time(api: QuietApi
         ("", "neither a version (3) nor a time"),
         ("2026-03-01T12:00:00", "lacks its zone"),
         ("2026-03-01T12:00:00 02:00", "a + is written %2B"),
+        ("9999-12-31T23:59:59-01:00", "in UTC before the year 1 or behind the year 9999"),
         ("2020-01-01", "was queued at 2026-03-01T12:00:01.000000Z, after that time"),
     ],
 )

@@ -6,7 +6,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import CommandHandler, Hub
+from projector import backfill
 from tests.histories import TENANT, build
+from tests.projector.contents import execute
 from tests.projector.spoiling import spoil
 from tests.projector.writing import write
 from tests.service.quiet_api import QuietApi, quiet_api
@@ -46,6 +48,17 @@ async def test_parked_jobs_are_counted_and_hold_nobody_up(api: QuietApi) -> None
     await api.fold()
     found = await api.get("/readyz")
     assert (found["status"], found["parked"]) == ("ok", 1)
+
+
+async def test_tables_that_wait_for_a_backfill_make_it_not_ready_and_are_named(
+    api: QuietApi,
+) -> None:
+    await execute(api.engine, "DELETE FROM headrace.projections WHERE name = 'daily_stats'")
+    answer = await api.client.get("/readyz")
+    assert (answer.status_code, answer.json()["left_out"]) == (503, ["daily_stats"])
+    assert "headrace_tables_left_out 1" in (await api.client.get("/metrics")).text
+    await backfill(api.engine)
+    assert (await api.get("/readyz"))["left_out"] == []
 
 
 async def test_a_log_that_is_gone_is_named(api: QuietApi) -> None:

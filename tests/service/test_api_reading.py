@@ -1,6 +1,5 @@
 """Reading one's own writes: `after` waits for a position, and says when it waited in vain."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -9,10 +8,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import CommandHandler, Hub
-from projector import checkpoints_of
-from schemas import Position
+from projector import Standing, backfill, standing
 from service.api import reading
 from tests.histories import TENANT, build
+from tests.projector.contents import execute
 from tests.projector.writing import write
 from tests.service.instances import PATIENCE_S
 from tests.service.quiet_api import QuietApi, quiet_api
@@ -33,15 +32,15 @@ READ_MODEL = (
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """Grows by one with each look at the checkpoints."""
+    """Grows by one with each look at how far the read model is."""
     seen: list[None] = []
 
-    async def look(connection: AsyncConnection) -> Mapping[int, Position]:
-        found = await checkpoints_of(connection)
+    async def look(connection: AsyncConnection) -> Standing:
+        found = await standing(connection)
         seen.append(None)
         return found
 
-    monkeypatch.setattr(reading, "checkpoints_of", look)
+    monkeypatch.setattr(reading, "standing", look)
     return seen
 
 
@@ -116,6 +115,24 @@ async def test_an_answer_that_lacks_what_was_named_says_that_it_is_stale(
         assert fresh.status_code == 200
         assert fresh.headers["Headrace-Position"] == position
         assert "Headrace-Stale" not in fresh.headers
+
+
+async def test_an_answer_from_a_table_that_waits_for_a_backfill_says_that_it_is_stale(
+    handler: CommandHandler, hub: Hub, engine: AsyncEngine
+) -> None:
+    async with quiet_api(handler, hub, engine) as api:
+        await execute(engine, "DELETE FROM headrace.projections WHERE name = 'projects'")
+        _, position = await written(api)
+        await api.fold()
+        late = await api.client.get("/v1/projects", params={"after": position})
+        assert late.headers.get("Headrace-Stale") == "true"
+        # The others go on.
+        fresh = await api.client.get("/v1/jobs", params={"after": position})
+        assert "Headrace-Stale" not in fresh.headers
+        await backfill(engine)
+        fresh = await api.client.get("/v1/projects", params={"after": position})
+        assert "Headrace-Stale" not in fresh.headers
+        assert len(fresh.json()["projects"]) == 1
 
 
 async def test_a_read_that_names_nothing_says_up_to_where_it_is_folded(

@@ -7,17 +7,21 @@ from typing import Any
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 from uuid6 import uuid7
 
 from eventstore import JobEvent, follow
 from generator import ArtifactStore
+from generator.errors import SandboxUnavailable
 from projector import rebuild, verify
 from schemas import TERMINAL_TYPES, Job, JobRef, Status
 from schemas.commands import RequestBuild
 from service.erasing import Erasure
 from service.settings import RunnerKind
 from service.wiring import make_artifacts, make_sandbox_runtime, opened_log
+from tests.histories import new
 from tests.projector.contents import contents
+from tests.projector.spoiling import damaged
 from tests.remains import found_in_files, found_in_postgres, found_in_redis
 from tests.service.command_line import in_this_process_on
 from tests.service.instances import PATIENCE_S, Running, running_instance
@@ -155,6 +159,50 @@ async def test_jobs_that_arrive_after_the_survey_are_not_touched(running: Runnin
     assert await files_of(running, late)
 
 
+async def test_a_job_that_cannot_be_read_and_has_not_ended_is_ended_and_erased(
+    tmp_path: Path,
+) -> None:
+    async with running_instance(tmp_path, RunnerKind.NONE) as running:
+        store = running.log.store
+        job = JobRef("acme", str(uuid7()))
+        request = RequestBuild(
+            tenant="acme", user_id="erika", project_id="diary", goal=GOAL, tier="free"
+        )
+        await store.work.set_cap("acme", 0)  # it stays in the queue
+        await running.log.handler.handle(job, request)
+        await store.append(job, "diary", new([damaged()], job=job.job, after=1), expected_version=1)
+        one = erasure(running, "acme", None)
+        found = await one.survey()
+        assert (found.ended, found.living, found.unreadable) == ((), (), (job.job,))
+        erased = await one.run(found.ended, unreadable=found.unreadable)
+        assert (erased.jobs, erased.events) == (1, 3)
+        assert await store.work.waiting("acme") == 0
+        await gone_from_files(running)
+        assert await everywhere(running) == {}
+        assert (await verify(running.log.engine))[1] == []
+        assert (await one.survey()).ended == (job.job,)
+
+
+async def test_a_preview_that_the_provider_refuses_to_end_is_counted_and_all_else_is_erased(
+    running: Running,
+) -> None:
+    job = await built(running, "acme", "diary", GOAL)
+    one = erasure(running, "acme", None)
+
+    async def refuse(sandbox_id: str) -> bool:
+        raise SandboxUnavailable(f"{sandbox_id} is not to be had")
+
+    one._end_sandbox = refuse
+    found = await one.survey()
+    with capture_logs() as logs:
+        erased = await one.run(found.ended)
+    assert (erased.jobs, erased.left_previews) == (1, 1)
+    (said,) = [entry for entry in logs if entry["event"] == "preview_not_ended"]
+    assert said["sandbox_id"] == job.sandbox_id
+    await gone_from_files(running)
+    assert await everywhere(running) == {}
+
+
 def test_the_command_erases_a_demo_and_says_what_it_cannot_reach(tmp_path: Path) -> None:
     with in_this_process_on(tmp_path) as shell:
         assert shell.run("demo", GOAL, "--once").returncode == 0
@@ -169,7 +217,10 @@ def test_the_command_erases_a_demo_and_says_what_it_cannot_reach(tmp_path: Path)
         assert found_in_files(SECRET, tmp_path / "artifacts", tmp_path / "workspaces") == []
         assert shell.run("replay", "verify").returncode == 0
         again = shell.run("replay", "erase", "--tenant", "local", "--yes")
-        assert "0 events that were not erased before" in again.stdout
+        assert "0 events not erased before" in again.stdout
+        nobody = shell.run("replay", "erase", "--tenant", "nobody", "--yes")
+        assert nobody.returncode == 1
+        assert "there is nothing of tenant nobody to erase" in nobody.stderr
 
 
 def test_a_job_that_lives_is_named_and_nothing_is_erased(tmp_path: Path) -> None:
@@ -181,5 +232,5 @@ def test_a_job_that_lives_is_named_and_nothing_is_erased(tmp_path: Path) -> None
             up.end(15)
         done = shell.run("replay", "erase", "--tenant", "local", "--yes")
         assert done.returncode == 2
-        assert "1 of these jobs have not ended: cancel them first." in done.stderr
+        assert "1 of these jobs has not ended: cancel it first." in done.stderr
         assert "Nothing was erased." in done.stderr

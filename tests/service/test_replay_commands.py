@@ -106,7 +106,7 @@ def test_verify_names_row_column_and_event_and_rebuild_mends_them(
     done = copy.run("replay", "verify")
     assert done.returncode == 1
     assert f"jobs {job}: goal is 'another', not 'list 0' (by JobQueued at 0:" in done.stderr
-    assert "1 differences: 3 jobs" in done.stdout
+    assert "1 difference: 3 jobs" in done.stdout
     assert "replay rebuild" in done.stdout
     as_json = copy.run("replay", "verify", "--json")
     assert as_json.returncode == 1
@@ -127,6 +127,18 @@ def test_what_cannot_be_compared_has_an_exit_code_of_its_own(copy: CommandLine) 
     assert done.returncode == 2
     assert "missing in Redis" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_database_refuses_is_said_in_a_sentence(copy: CommandLine) -> None:
+    huge = copy.run("replay", "verify", "--sample", "1" + "0" * 30)
+    assert huge.returncode == 2
+    assert "1000000" in huge.stderr
+    in_database(copy, "ALTER TABLE daily_stats DROP COLUMN repairs")
+    done = copy.run("replay", "verify")
+    assert done.returncode == 2
+    assert 'the database refuses: column "repairs" does not exist' in done.stderr
+    for said in (huge.stderr, done.stderr):
+        assert "Traceback" not in said
 
 
 def test_a_rebuild_that_is_refused_says_in_a_line_what_to_do(copy: CommandLine, job: str) -> None:

@@ -1,6 +1,7 @@
 """`./headrace up`: what it offers to other processes, and how it ends, is killed and comes back."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def verified(headrace: CommandLine) -> str:
 
 
 def test_a_shell_that_evaluates_env_reaches_everything(up: Up) -> None:
-    script = f'eval "$({ROOT}/headrace env)" && exec "$0" -c "$1"'
+    script = f'eval "$({shlex.quote(str(ROOT / "headrace"))} env)" && exec "$0" -c "$1"'
     done = subprocess.run(
         ["sh", "-c", script, sys.executable, REACHES_ALL],
         env=up.headrace.environment({}),
