@@ -1,4 +1,4 @@
-"""From a command to events in the log: read, fold, decide, append; again when overtaken."""
+"""From commands to events in the log: read, fold, decide, append; again when overtaken."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import anyio
 from uuid6 import uuid7
 
 from eventstore.errors import PostgresUnavailable, RedisUnavailable, VersionConflict
-from eventstore.store import Appended, CommandId, EventStore
+from eventstore.store import Appended, CommandId, EventStore, event_data
 from eventstore.work import Claim
 from schemas import (
     Command,
@@ -69,16 +69,16 @@ class CommandHandler:
     async def handle(
         self,
         ref: JobRef,
-        command: Command,
-        *,
+        *commands: Command,
         job: Job | None = None,
         claim: Claim | None = None,
         command_id: str | None = None,
         trace: str = "",
         patience_s: float = 0.0,
     ) -> Handled:
-        """Decide `command` on the job and append what follows.
+        """Decide `commands` on the job, each on what the one before led to; append what follows.
 
+        Their events are appended in one, all or none: when one command is refused, none was given.
         A server that is away is waited for up to `patience_s`; the very same events are then sent
         again, so that one whose answer was lost is not appended twice.
 
@@ -87,24 +87,26 @@ class CommandHandler:
         decided: a repeated cancel is not a conflict. Raises what `decide` and `append` raise;
         `VersionConflict` only when overtaken ten times in a row.
         """
-        known = CommandId(command_id, request_hash(ref, command)) if command_id else None
+        known = CommandId(command_id, request_hash(ref, *commands)) if command_id else None
         if known and (earlier := await self.store.find_command(ref.tenant, known)):
             return await self._repeated(ref, earlier)
+        request = next((one for one in commands if isinstance(one, RequestBuild)), None)
+        finish = next((one for one in commands if isinstance(one, FinishBuild)), None)
         conflict: VersionConflict | None = None
         for _ in range(MAX_TRIES):
-            if job is None and not isinstance(command, RequestBuild):
+            if job is None and request is None:
                 job = await self.load(ref)
-            events = self._new_events(job, command, cause=command_id or "", trace=trace)
+            after, events = self._decided(job, ref, commands, cause=command_id or "", trace=trace)
             append = partial(
                 self.store.append,
                 ref,
-                job.project if job else _project(command),
-                events,
+                after.project,
+                [event for event, _ in events],
                 expected_version=job.version if job else 0,
-                work_class=WORK_CLASS[_tier(command, job)],
+                work_class=WORK_CLASS[after.tier],
                 claim=claim,
                 command=known,
-                build_number=command.build_number if isinstance(command, FinishBuild) else None,
+                build_number=finish.build_number if finish else None,
             )
             try:
                 appended = await patiently(append, patience_s)
@@ -113,18 +115,29 @@ class CommandHandler:
                 continue
             if appended.repeated:
                 return await self._repeated(ref, appended)
-            return _handled(ref, job, command, events, appended)
+            return Handled(after, tuple(recorded for _, recorded in events), appended.position)
         assert conflict is not None  # noqa: S101 - the loop ended by nothing else
         raise conflict
 
-    def _new_events(
-        self, job: Job | None, command: Command, *, cause: str, trace: str
-    ) -> list[NewEvent]:
+    def _decided(
+        self, job: Job | None, ref: JobRef, commands: Sequence[Command], *, cause: str, trace: str
+    ) -> tuple[Job, list[tuple[NewEvent, RecordedEvent]]]:
+        """The job as `commands` make it, and the events of that, as they are and will be."""
         time = self.clock()
-        return [
-            NewEvent(id=self.new_id(), time=time, payload=payload, cause=cause, trace=trace)
-            for payload in decide(job, command)
-        ]
+        events: list[tuple[NewEvent, RecordedEvent]] = []
+        for command in commands:
+            for payload in decide(job, command):
+                event = NewEvent(self.new_id(), time, payload, cause, trace)
+                event_data(event)  # refused here: what cannot be written cannot be recorded
+                if job is not None:
+                    recorded = event.recorded(ref, job.project, job.version + 1)
+                else:
+                    assert isinstance(command, RequestBuild)  # noqa: S101 - all else needs a job
+                    recorded = event.recorded(ref, command.project_id, 1)
+                job = evolve(job, recorded)
+                events.append((event, recorded))
+        assert job is not None  # noqa: S101 - decide gives JobQueued first, or had a job
+        return job, events
 
     async def _repeated(self, ref: JobRef, earlier: Appended) -> Handled:
         job = await self.load(JobRef(ref.tenant, earlier.job))
@@ -143,46 +156,15 @@ async def patiently(action: Callable[[], Awaitable[T]], patience_s: float) -> T:
             await anyio.sleep(_PAUSE_S)
 
 
-def request_hash(ref: JobRef, command: Command) -> str:
+def request_hash(ref: JobRef, *commands: Command) -> str:
     """Equal for equal requests. A new build's job id is ours, not the caller's, and left out."""
-    target = "" if isinstance(command, RequestBuild) else ref.job
-    content = json.dumps([type(command).__name__, target, asdict(command)], default=str)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _handled(
-    ref: JobRef,
-    job: Job | None,
-    command: Command,
-    events: Sequence[NewEvent],
-    appended: Appended,
-) -> Handled:
-    first = appended.version - len(events) + 1
-    recorded = tuple(
-        RecordedEvent(
-            id=event.id,
-            type=event.payload.type,
-            tenant=ref.tenant,
-            project=job.project if job else _project(command),
-            job=ref.job,
-            version=first + offset,
-            time=event.time,
-            cause=event.cause,
-            trace=event.trace,
-            data=event.data,
-            payload=event.payload,
+    content = [
+        part
+        for command in commands
+        for part in (
+            type(command).__name__,
+            "" if isinstance(command, RequestBuild) else ref.job,
+            asdict(command),
         )
-        for offset, event in enumerate(events)
-    )
-    for event in recorded:
-        job = evolve(job, event)
-    assert job is not None  # noqa: S101 - decide gives JobQueued first, or had a job
-    return Handled(job, recorded, appended.position)
-
-
-def _project(command: Command) -> str:
-    return command.project_id if isinstance(command, RequestBuild) else ""
-
-
-def _tier(command: Command, job: Job | None) -> str:
-    return command.tier if isinstance(command, RequestBuild) else job.tier if job else "free"
+    ]
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()

@@ -25,6 +25,7 @@ _BACKOFF_S = 0.2
 _LOOKS_AT_ONCE = 16
 # The scripts trim a bell to no fewer rings than these.
 _BELL_KEEPS = 1_000
+_OF_ITS_WORKER = frozenset({b"event", b"line"})
 
 log = structlog.get_logger()
 
@@ -56,6 +57,7 @@ class Hub:
         # Thousands of followers that are woken together take turns at the connections.
         self.looking = anyio.CapacityLimiter(_LOOKS_AT_ONCE)
         self._jobs: defaultdict[str, set[Waker]] = defaultdict(set)
+        self._requests: defaultdict[str, set[Waker]] = defaultdict(set)
         self._work: set[Waker] = set()
         self._events: defaultdict[int, set[Waker]] = defaultdict(set)
 
@@ -78,14 +80,14 @@ class Hub:
     @contextmanager
     def listen_job(self, job: str) -> Iterator[Waker]:
         """A waker for news of one job, while the block runs."""
-        waker = Waker()
-        self._jobs[job].add(waker)
-        try:
+        with _listening(self._jobs, job) as waker:
             yield waker
-        finally:
-            self._jobs[job].discard(waker)
-            if not self._jobs[job]:
-                del self._jobs[job]
+
+    @contextmanager
+    def listen_requests(self, job: str) -> Iterator[Waker]:
+        """A waker for what others than its worker did to a job, while the block runs."""
+        with _listening(self._requests, job) as waker:
+            yield waker
 
     @contextmanager
     def listen_work(self) -> Iterator[Waker]:
@@ -127,6 +129,9 @@ class Hub:
     def _wake(self, partition: int, job: str, what: bytes) -> None:
         for waker in self._jobs.get(job, ()):
             waker.wake()
+        if what not in _OF_ITS_WORKER:
+            for waker in self._requests.get(job, ()):
+                waker.wake()
         if what != b"line":
             for waker in self._events.get(partition, ()):
                 waker.wake()
@@ -135,6 +140,19 @@ class Hub:
                 waker.wake()
 
     def _wake_all(self) -> None:
-        for wakers in (self._work, *self._jobs.values(), *self._events.values()):
+        listening = (self._jobs, self._requests, self._events)
+        for wakers in (self._work, *(one for kind in listening for one in kind.values())):
             for waker in wakers:
                 waker.wake()
+
+
+@contextmanager
+def _listening(wakers: defaultdict[str, set[Waker]], job: str) -> Iterator[Waker]:
+    waker = Waker()
+    wakers[job].add(waker)
+    try:
+        yield waker
+    finally:
+        wakers[job].discard(waker)
+        if not wakers[job]:
+            del wakers[job]

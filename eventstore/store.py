@@ -51,6 +51,7 @@ MAX_LINE_BYTES = 64 * 1024
 MAX_WAITING = 10_000
 TENANT_CAP = 4
 READ_BATCH = 500
+FIRST_ENTRIES = 64  # of a job's stream, read in one go: that is all there is of most
 SEED_TRIES = 10
 LEAST_STREAM_LIFE_S = 60.0
 """No stream of a job is gone sooner after its last event: `lua/seed.lua` trusts in that."""
@@ -189,7 +190,7 @@ class EventStore:
                 format_time(event.time),
                 event.cause,
                 event.trace,
-                _event_data(event),
+                event_data(event),
             ]
         answer = await self._append(ref, project, names, args, expected_version)
         match answer:
@@ -324,17 +325,21 @@ class EventStore:
         """Every event of a job in order, from its stream and, what that lacks, the archive.
 
         Raises `UndecodableEvent`, unless it is to `decode_or_mark`. Empty when there is no such
-        job. Reads events by their exact ids: a job may have thousands of progress lines between.
+        job. Beyond the first entries it reads events by their exact ids: a job may have thousands
+        of progress lines between.
         """
         key = self.keys(ref.tenant).job(ref.job)
-        end = await stream_end(self.redis, key)
-        if end is None:
+        entries = await stream_range(self.redis, key, count=FIRST_ENTRIES)
+        if not entries:
             return await self.archive.read_job(ref.tenant, ref.job, decode=decode)
-        version = int(end.split("-")[0])
-        ids = [f"{number}-0" for number in range(1, version + 1)]
-        found = await stream_exact(self.redis, key, ids)
+        found = [fields for _, fields in entries if b"type" in fields]
+        version = int(entries[-1][0].split("-")[0])
+        if len(entries) == FIRST_ENTRIES and (end := await stream_end(self.redis, key)):
+            version = int(end.split("-")[0])
+            ids = [f"{number}-0" for number in range(1, version + 1)]
+            found = [fields for fields in await stream_exact(self.redis, key, ids) if fields]
         events = {
-            number: from_fields(f, decode) for number, f in enumerate(found, 1) if f is not None
+            event.version: event for event in (from_fields(fields, decode) for fields in found)
         }
         if len(events) < version:
             archived = await self.archive.read_job(ref.tenant, ref.job, decode=decode)
@@ -386,7 +391,7 @@ def _is_fresh(job: str) -> bool:
     return made.version == 7 and abs(age_s) < FRESH_S
 
 
-def _event_data(event: NewEvent) -> bytes:
+def event_data(event: NewEvent) -> bytes:
     """The payload as it is kept: JSON in UTF-8. Raises `PayloadRefused`."""
     name = event.payload.type
     try:
@@ -407,6 +412,6 @@ def _line_data(kind: str, data: Mapping[str, Any]) -> bytes:
 def _checked(what: str, data: bytes, limit: int) -> bytes:
     if len(data) > limit:
         raise PayloadRefused(f"{what} has {len(data)} bytes, more than {limit}")
-    if _NUL.search(data):
+    if b"\\u0000" in data and _NUL.search(data):
         raise PayloadRefused(f"{what} holds a NUL character")
     return data

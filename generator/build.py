@@ -92,14 +92,14 @@ class Build:
             self._runtime = self.sandbox_runtime_factory()
         return self._runtime
 
-    async def tell(self, command: Command) -> Handled:
-        """Carry out a command on the job, as its owner.
+    async def tell(self, *commands: Command) -> Handled:
+        """Carry out commands on the job, as its owner: all of them, or none.
 
         Waits for a Redis that is away: what a phase made, and what was paid for it, is not thrown
         away for a restart.
         """
         handled = await self.handler.handle(
-            self.claim.ref, command, job=self.job, claim=self.claim, patience_s=LOG_PATIENCE_S
+            self.claim.ref, *commands, job=self.job, claim=self.claim, patience_s=LOG_PATIENCE_S
         )
         self.job = handled.job
         return handled

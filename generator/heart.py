@@ -72,27 +72,43 @@ class Heart:
         with self._lock:
             self._held.pop(claim, None)
 
+    def _holds(self, claim: Claim) -> bool:
+        with self._lock:
+            return claim in self._held
+
+    def _held_for_longer(self) -> list[tuple[Claim, _Hold]]:
+        """What is held, without the claims whose time is over."""
+        with self._lock:
+            held = list(self._held.items())
+        for claim, hold in held:
+            if time.monotonic() > hold.until:
+                log.error("heartbeat_stopped", job=claim.ref.job, attempt=claim.attempt)
+                self._let_go(claim)
+        return [one for one in held if self._holds(one[0])]
+
     def _beat(self) -> None:
         redis = self._connect()
         script = redis.register_script(source("heartbeat"))
         while not self._stop.wait(self._pause_s):
-            with self._lock:
-                held = list(self._held.items())
-            for claim, hold in held:
-                if time.monotonic() > hold.until:
-                    log.error("heartbeat_stopped", job=claim.ref.job, attempt=claim.attempt)
-                    self._let_go(claim)
-                    continue
+            held = self._held_for_longer()
+            # All in one trip: a worker of many slots must be through well within a lease.
+            pipeline = redis.pipeline(transaction=False)
+            for claim, _ in held:
                 keys = Keys(self._partition_of(claim.ref.tenant))
-                try:
-                    alive = script(
-                        keys=[keys.runs, keys.work(claim.work_class)],
-                        args=[claim.ref.job, claim.worker, claim.attempt],
-                    )
-                except RedisError as error:
-                    log.warning("heartbeat_missed", job=claim.ref.job, error=str(error))
-                    continue
-                if not alive:
+                script(
+                    keys=[keys.runs, keys.work(claim.work_class)],
+                    args=[claim.ref.job, claim.worker, claim.attempt],
+                    client=pipeline,
+                )
+            try:
+                answers = pipeline.execute(raise_on_error=False)
+            except RedisError as error:
+                log.warning("heartbeat_missed", jobs=len(held), error=str(error))
+                continue
+            for (claim, hold), alive in zip(held, answers, strict=True):
+                if isinstance(alive, RedisError):
+                    log.warning("heartbeat_missed", job=claim.ref.job, error=str(alive))
+                elif not alive and self._holds(claim):
                     log.warning("lease_lost", job=claim.ref.job, attempt=claim.attempt)
                     hold.on_lost()
         redis.close()

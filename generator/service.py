@@ -2,7 +2,6 @@
 
 import secrets
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,22 +13,22 @@ from eventstore import (
     CommandHandler,
     EventStoreError,
     Hub,
-    JobEvent,
     NumberTaken,
     PayloadRefused,
     RedisUnavailable,
-    follow,
-    patiently,
+    Waker,
 )
 from generator.artifacts import ArtifactStore
 from generator.build import KILL_S, LOG_PATIENCE_S, Build, Deadlines, deadline
 from generator.errors import CheckFailed, GenerationError, WorkersLost
+from generator.numbering import Numbering
 from generator.output import clean
 from generator.phases import PHASES, simulated
 from generator.runner import Runner
 from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
-from schemas import CommandRefused, Job, JobIsCancelling, JobIsTerminal, Status
+from schemas import CommandRefused, Job, JobIsCancelling, JobIsTerminal, Phase, Status
 from schemas.commands import (
+    CompletePhase,
     ConfirmCancel,
     FailJob,
     FinishBuild,
@@ -37,10 +36,10 @@ from schemas.commands import (
     StartJob,
     StartPhase,
 )
-from schemas.events import CancelRequested
 
 MAX_NUMBER_TRIES = 100
 MAX_DELIVERIES = 3
+LOOK_AGAIN_S = 15.0
 _WATCH_AGAIN_S = 0.5
 MAX_MESSAGE_CHARS = 2_000
 
@@ -74,6 +73,7 @@ class GenerationService:
         self._workspace_root = workspace_root
         self._deadlines = deadlines or Deadlines()
         self._max_deliveries = max_deliveries
+        self._numbering = Numbering(handler.store)
 
     @property
     def longest_s(self) -> float:
@@ -109,29 +109,33 @@ class GenerationService:
     async def _walk_unless_cancelled(self, build: Build) -> bool:
         """Walk until the job has ended, or a cancel is requested: True then."""
         error: EventStoreError | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch_for_cancel, build, tasks.cancel_scope)
-            try:
-                await self._walk(build)
-            except EventStoreError as raised:
-                error = raised  # out of the task group, which would wrap it in a group
-            tasks.cancel_scope.cancel()
+        # From before the first append on: that one is refused if a cancel came earlier.
+        with self._hub.listen_requests(build.claim.ref.job) as waker:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch_for_cancel, build, waker, tasks.cancel_scope)
+                try:
+                    await self._walk(build)
+                except EventStoreError as raised:
+                    error = raised  # out of the task group, which would wrap it in a group
+                tasks.cancel_scope.cancel()
         if error is not None:
             raise error
         return not build.job.is_terminal
 
-    async def _watch_for_cancel(self, build: Build, scope: anyio.CancelScope) -> None:
+    async def _watch_for_cancel(self, build: Build, waker: Waker, scope: anyio.CancelScope) -> None:
         """Stop the walk when a cancel is requested, whatever it is waiting for."""
-        after = f"{build.job.version}-0"
+        pause_s = LOOK_AGAIN_S
         while True:
+            await waker.wait(pause_s)
             try:
-                async for entry in follow(self._hub, build.claim.ref, after):
-                    after = entry.id
-                    if isinstance(entry, JobEvent) and entry.event.type == CancelRequested.type:
-                        scope.cancel()
+                job = await self._handler.load(build.claim.ref)
             except EventStoreError as error:
                 log.warning("cancel_watch_waits", job=build.job.job, error=str(error))
-                await anyio.sleep(_WATCH_AGAIN_S)
+                pause_s = _WATCH_AGAIN_S
+                continue
+            pause_s = LOOK_AGAIN_S
+            if job.status is Status.CANCELLING:
+                scope.cancel()
 
     async def _walk(self, build: Build) -> None:
         """Through all phases to the end. Returns with the job not ended if a cancel was met."""
@@ -153,19 +157,20 @@ class GenerationService:
     async def _run_phases(self, build: Build) -> None:
         if build.claim.deliveries > self._max_deliveries:
             raise WorkersLost(build.claim.deliveries - 1)
-        await build.tell(StartJob(build.claim.worker, build.claim.attempt))
-        while (phase := build.job.next_phase) is not None:
-            await build.tell(StartPhase(phase))
+        await build.tell(StartJob(build.claim.worker, build.claim.attempt), StartPhase())
+        while (phase := build.job.current_phase) is not None:
             run = PHASES[phase] if self._runner else simulated
-            await build.tell(await run(build))
-        await self._finish(build)
+            done = await run(build)
+            if phase is Phase.CHECKS:
+                await self._finish(build, done)
+            else:
+                # In one append: nothing happens between two phases.
+                await build.tell(done, StartPhase())
 
-    async def _finish(self, build: Build) -> None:
-        last = await patiently(
-            partial(self._handler.store.last_build_number, build.job.tenant, build.job.project),
-            LOG_PATIENCE_S,
-        )
-        command = FinishBuild(build_number=last + 1)
+    async def _finish(self, build: Build, done: CompletePhase) -> None:
+        """Complete the last phase, and with it the build, under the next number."""
+        number = await self._numbering.propose(build.job.tenant, build.job.project)
+        command = FinishBuild(build_number=number)
         if build.sandbox:
             command = replace(
                 command,
@@ -173,20 +178,26 @@ class GenerationService:
                 preview_url=build.sandbox.preview_url(PREVIEW_PORT),
                 workspace_path=str(build.workspace_path),
             )
-        await self._tell_ready(build, command)
+        await self._tell_ready(build, done, command)
         if build.sandbox:
             await build.sandbox.close()
 
-    async def _tell_ready(self, build: Build, command: FinishBuild) -> None:
+    async def _tell_ready(self, build: Build, done: CompletePhase, command: FinishBuild) -> None:
         """Propose numbers until one is the next: each refusal means that another build got one."""
         for _ in range(MAX_NUMBER_TRIES):
             # From here on the log may say READY even if its answer never arrives.
             build.maybe_ready = True
             try:
-                await build.tell(command)
+                await build.tell(done, command)
             except NumberTaken as taken:
                 build.maybe_ready = False
-                command = replace(command, build_number=taken.last + 1)
+                number = self._numbering.propose_after(
+                    build.job.tenant,
+                    build.job.project,
+                    refused=command.build_number,
+                    last=taken.last,
+                )
+                command = replace(command, build_number=number)
             except RedisUnavailable:
                 raise
             except (EventStoreError, CommandRefused):

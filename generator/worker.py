@@ -25,6 +25,7 @@ from generator.heart import Heart
 from generator.service import GenerationService
 
 LOOK_AGAIN_S = 1.0
+_LOOKS_PER_LEASE = 8  # so that a dead worker's jobs wait little longer than its lease
 _BACKOFF_S = 0.5
 _RELEASE_S = 5.0
 
@@ -57,6 +58,7 @@ class Worker:
         self._service = service
         self._heart = heart
         self._lease_ms = lease_ms
+        self._look_again_s = min(LOOK_AGAIN_S, lease_ms / 1000 / _LOOKS_PER_LEASE)
         self._slots = slots
         self._running = 0
         self._next_partition = 0
@@ -71,7 +73,7 @@ class Worker:
                     except EventStoreError as error:
                         log.warning("worker_waits", worker=self.name, error=str(error))
                         await anyio.sleep(_BACKOFF_S)
-                    await waker.wait(LOOK_AGAIN_S)
+                    await waker.wait(self._look_again_s)
 
     async def _claim_round(self, tasks: TaskGroup, waker: Waker) -> None:
         """Ask each partition once for what fits; begin one further on each time, to be fair."""

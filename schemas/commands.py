@@ -49,9 +49,9 @@ class StartJob:
 
 @dataclass(frozen=True, slots=True)
 class StartPhase:
-    """Enter the next phase that is not completed."""
+    """Enter the next phase that is not completed; `phase`, if named, must be that one."""
 
-    phase: Phase
+    phase: Phase | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,10 @@ def _start_job(state: Job, worker: str, attempt: int) -> list[Known]:
     return [JobStarted(attempt=attempt, worker=worker)]
 
 
-def _start_phase(state: Job, phase: Phase) -> list[Known]:
+def _start_phase(state: Job, phase: Phase | None) -> list[Known]:
+    phase = phase or state.next_phase
+    if phase is None:
+        raise CommandRefused(state.job, state.status, "StartPhase", "all phases are completed")
     _check_move(state, Status(phase), "StartPhase")
     if phase is not state.next_phase:
         raise CommandRefused(

@@ -8,19 +8,22 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from schemas.decoding import decode
 from schemas.errors import UndecodableEvent
 from schemas.events import AnyPayload, Known
-from schemas.ids import Position
+from schemas.ids import JobRef, Position
 
 SOURCE = "/headrace"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NewEvent:
     """An event to be appended. `cause` is the id of the event or command that led to it."""
+
+    # Without slots, so that its bytes are made once.
 
     id: str
     time: datetime
@@ -28,10 +31,27 @@ class NewEvent:
     cause: str = ""
     trace: str = ""
 
-    @property
+    @cached_property
     def data(self) -> bytes:
         """The payload as JSON, the bytes that the log and the archive keep."""
-        return self.payload.model_dump_json().encode()
+        # What `model_dump_json` calls, without its handling of options and the way over `str`.
+        return self.payload.__pydantic_serializer__.to_json(self.payload)
+
+    def recorded(self, ref: JobRef, project: str, version: int) -> "RecordedEvent":
+        """What this is once it was appended as event `version` of its job."""
+        return RecordedEvent(
+            id=self.id,
+            type=self.payload.type,
+            tenant=ref.tenant,
+            project=project,
+            job=ref.job,
+            version=version,
+            time=self.time,
+            cause=self.cause,
+            trace=self.trace,
+            data=self.data,
+            payload=self.payload,
+        )
 
 
 class RecordedEvent(NamedTuple):
@@ -61,7 +81,8 @@ class RecordedEvent(NamedTuple):
 
 def format_time(time: datetime) -> str:
     """RFC 3339 in UTC with microseconds and `Z`: `2026-03-01T12:00:00.000000Z`."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    in_utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return f"{in_utc.isoformat(timespec='microseconds')[:-6]}Z"
 
 
 Decode = Callable[[str, bytes], AnyPayload]

@@ -165,7 +165,7 @@ class Job:
     @property
     def next_phase(self) -> Phase | None:
         """The first phase of this round that is not completed; None when all are."""
-        return next((phase for phase in Phase if phase not in self.completed), None)
+        return next((phase for phase in _PHASES if phase not in self.completed), None)
 
     @property
     def current_phase(self) -> Phase | None:
@@ -178,6 +178,7 @@ class Job:
         return self.status in TERMINAL
 
 
+_PHASES = tuple(Phase)
 _PHASE_OF: Mapping[Status, Phase] = {Status(phase): phase for phase in Phase}
 _STATUS_OF: Mapping[Phase, Status] = {phase: Status(phase) for phase in Phase}
 _MS_OF: Mapping[Phase, str] = {phase: f"{phase}_ms" for phase in Phase}

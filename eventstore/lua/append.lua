@@ -137,7 +137,7 @@ if run and means.further and not ended then
 end
 if count > 0 then
   redis.call('PERSIST', KEYS[3])
-  local what = admitted > 0 and 'queued' or 'event'
+  local what = admitted > 0 and 'queued' or ARGV[8] == '' and 'request' or 'event'
   redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'job', job, 'what', what)
 end
 if hash ~= '' then

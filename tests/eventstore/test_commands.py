@@ -26,8 +26,15 @@ from eventstore import (
     open_log,
 )
 from projector import Projector
-from schemas import CommandRefused, JobIsTerminal, JobRef, Status
-from schemas.commands import ExpirePreview, RequestBuild, RequestCancel, StartJob
+from schemas import CommandRefused, JobIsTerminal, JobRef, Phase, Status
+from schemas.commands import (
+    CompletePhase,
+    ExpirePreview,
+    RequestBuild,
+    RequestCancel,
+    StartJob,
+    StartPhase,
+)
 from service.embedded import Servers
 from tests.conftest import PARTITIONS
 
@@ -271,3 +278,48 @@ async def expire(store: EventStore, job: JobRef, engine: AsyncEngine) -> None:
     await Housekeeper(store, keep_s=0, keep_events=0, lease_s=60).trim(keys.partition)
     assert await store.redis.pttl(keys.job(job.job)) > 0
     await store.redis.delete(keys.job(job.job))
+
+
+# --- several commands in a row -------------------------------------------------------------------
+
+
+async def test_commands_in_a_row_are_decided_each_on_what_the_one_before_led_to(
+    handler: CommandHandler,
+) -> None:
+    target = ref()
+    await handler.handle(target, build())
+    handled = await handler.handle(
+        target,
+        StartJob("w", 1),
+        StartPhase(),
+        CompletePhase(Phase.SCAFFOLD, duration_ms=1),
+        StartPhase(),
+    )
+    assert [event.version for event in handled.events] == [2, 3, 4, 5]
+    assert handled.job == await handler.load(target)
+    assert (handled.job.status, handled.job.version) == (Status.CODE, 5)
+    assert list(handled.events) == (await handler.store.read_job(target))[1:]
+    assert handled.position is not None
+    assert await handler.store.log_end(handled.position.partition) == handled.position
+
+
+async def test_of_commands_in_a_row_none_is_carried_out_when_one_is_refused(
+    handler: CommandHandler,
+) -> None:
+    target = ref()
+    await handler.handle(target, build())
+    with pytest.raises(CommandRefused, match="not next"):
+        await handler.handle(target, StartJob("w", 1), StartPhase(Phase.CODE))
+    assert (await handler.load(target)).version == 1
+
+
+async def test_commands_in_a_row_are_decided_again_when_somebody_else_spoke(
+    handler: CommandHandler,
+) -> None:
+    target = ref()
+    queued = await handler.handle(target, build())
+    await handler.handle(target, StartJob("w", 1))
+    with pytest.raises(CommandRefused, match="attempt 1 was started already"):
+        await handler.handle(target, StartJob("w", 1), StartPhase(), job=queued.job)
+    handled = await handler.handle(target, StartJob("w", 2), StartPhase(), job=queued.job)
+    assert [event.version for event in handled.events] == [3, 4]

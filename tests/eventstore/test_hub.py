@@ -1,15 +1,17 @@
 """Following a job: every event in order, each from where the follower is, and nothing missed."""
 
+from contextlib import aclosing
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 from redis.asyncio import Redis
 
-from eventstore import CommandHandler, Hub, JobEntry, JobEvent, ProgressLine, follow
+from eventstore import CommandHandler, Hub, JobEntry, JobEvent, ProgressLine, Waker, follow
 from eventstore.connection import MAX_CONNECTIONS
 from schemas import JobRef, Phase
-from schemas.commands import CompletePhase, RequestBuild, StartJob, StartPhase
+from schemas.commands import CompletePhase, RequestBuild, RequestCancel, StartJob, StartPhase
 
 TENANT = "acme"
 
@@ -133,3 +135,37 @@ async def test_bells_that_were_missed_cost_nothing_but_a_look(
     await redis.delete(handler.store.keys(TENANT).bell)
     await walk(handler, ref)
     assert len(await take(hub, ref, 10)) == 10
+
+
+async def test_who_listens_for_requests_sleeps_through_what_a_jobs_worker_does(
+    handler: CommandHandler, hub: Hub
+) -> None:
+    ref = JobRef(TENANT, str(uuid4()))
+    await handler.handle(ref, RequestBuild(TENANT, "ann", "shop", "a list"))
+    store = handler.store
+    (claim,) = await store.work.claim(store.partition(TENANT), "w1", free_slots=1, lease_ms=60_000)
+    woken = list[str]()
+
+    async def listen(what: str, waker: Waker) -> None:
+        while True:
+            await waker.wait(60)
+            woken.append(what)
+
+    with hub.listen_requests(ref.job) as requests, hub.listen_job(ref.job) as all_news:
+        async with anyio.create_task_group() as tasks:
+            # Up to date with whatever rang before.
+            async with aclosing(follow(hub, ref)) as entries:
+                tasks.start_soon(listen, "request", requests)
+                tasks.start_soon(listen, "news", all_news)
+                with anyio.fail_after(20):
+                    await anext(entries)
+                    await anyio.wait_all_tasks_blocked()
+                    woken.clear()
+                    await handler.handle(ref, StartJob("w1", 1), claim=claim)
+                    await anext(entries)
+                    assert woken == ["news"]
+                    await handler.handle(ref, RequestCancel("ann"))
+                    await anext(entries)
+                    while "request" not in woken:
+                        await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
