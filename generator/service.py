@@ -82,8 +82,12 @@ class GenerationService:
         patience: Patience | None = None,
         sandbox_rate: Rate | None = None,
         max_deliveries: int = MAX_DELIVERIES,
+        is_alone: bool = False,
     ) -> None:
-        """`max_deliveries`: a job that so many workers took and none got further is given up."""
+        """`max_deliveries`: a job that so many workers took and none got further is given up.
+
+        `is_alone`: nobody goes on with a build when this worker ends, so its sandbox ends with it.
+        """
         self._handler = handler
         self._hub = hub
         self._artifacts = artifacts
@@ -95,6 +99,7 @@ class GenerationService:
         self._sandbox_rate = sandbox_rate
         self._max_deliveries = max_deliveries
         self._numbering = Numbering(handler.store)
+        self._is_alone = is_alone
 
     @property
     def longest_s(self) -> float:
@@ -127,6 +132,10 @@ class GenerationService:
             if build.job.status is Status.CANCELLING or await self._walk_unless_cancelled(build):
                 await end_sandboxes(build)
                 await self._confirm_cancel(build)
+        except anyio.get_cancelled_exc_class():
+            if self._is_alone:
+                await end_sandboxes(build)
+            raise
         finally:
             if build.job.is_terminal and build.job.status is not Status.READY:
                 await end_sandboxes(build)  # also of a job that somebody else has ended

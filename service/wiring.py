@@ -152,7 +152,8 @@ async def running(
             async with anyio.create_task_group() as folding:
                 folding.start_soon(projector.run, log.hub)
                 folding.start_soon(housekeeper.run)
-                async with working(settings, servers, log):
+                is_alone = are_embedded(servers, settings.home)  # they end with this process
+                async with working(settings, servers, log, is_alone=is_alone):
                     settle()
                     with announced(settings.instance_file, instance):
                         yield instance, log
@@ -161,7 +162,9 @@ async def running(
 
 
 @asynccontextmanager
-async def working(settings: Settings, servers: Servers, log: Log) -> AsyncIterator[Worker]:
+async def working(
+    settings: Settings, servers: Servers, log: Log, *, is_alone: bool = False
+) -> AsyncIterator[Worker]:
     """A worker runs while the block does, and is drained at its end."""
     heart = Heart(
         lambda: blocking_redis.Redis.from_url(servers.redis_url, socket_timeout=2),
@@ -171,7 +174,7 @@ async def working(settings: Settings, servers: Servers, log: Log) -> AsyncIterat
     worker = Worker(
         log.store,
         log.hub,
-        generation(settings, log),
+        generation(settings, log, is_alone=is_alone),
         heart,
         lease_ms=settings.lease_ms,
         slots=settings.slots,
@@ -190,7 +193,7 @@ def free_bytes(settings: Settings, servers: Servers) -> int | None:
     return shutil.disk_usage(settings.home / "postgres").free
 
 
-def generation(settings: Settings, log: Log) -> GenerationService:
+def generation(settings: Settings, log: Log, *, is_alone: bool = False) -> GenerationService:
     """The generation service with the runner and the sandboxes that the settings ask for."""
     runner = make_runner(settings)
     per_s = settings.sandboxes_per_s
@@ -203,6 +206,7 @@ def generation(settings: Settings, log: Log) -> GenerationService:
         workspace_root=settings.home / "workspaces",
         sandbox_rate=Rate(log.store, settings.sandbox_kind, per_s) if per_s else None,
         max_deliveries=settings.max_deliveries,
+        is_alone=is_alone,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import anyio
 import typer
+from anyio.abc import TaskStatus
 from rich.console import Console
 from rich.markup import escape
 
@@ -103,8 +104,11 @@ def run_until_stopped(main: Callable[[anyio.Event], Awaitable[None]]) -> None:
     A second one, or SIGHUP, cancels it, and its clean-up is waited for.
     """
 
-    async def stop_at_signal(stopping: anyio.Event, scope: anyio.CancelScope) -> None:
+    async def stop_at_signal(
+        stopping: anyio.Event, scope: anyio.CancelScope, *, task_status: TaskStatus[None]
+    ) -> None:
         with anyio.open_signal_receiver(*_STOP) as signals:
+            task_status.started()
             async for number in signals:
                 if stopping.is_set() or number == signal.SIGHUP:
                     scope.cancel()
@@ -113,7 +117,7 @@ def run_until_stopped(main: Callable[[anyio.Event], Awaitable[None]]) -> None:
     async def until_signal() -> None:
         stopping = anyio.Event()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(stop_at_signal, stopping, tasks.cancel_scope)
+            await tasks.start(stop_at_signal, stopping, tasks.cancel_scope)
             await main(stopping)
             tasks.cancel_scope.cancel()
 
