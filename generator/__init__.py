@@ -1,9 +1,10 @@
 """The wheel: workers that walk jobs through their phases with a runner and a sandbox."""
 
 from generator.artifacts import ArtifactStore
-from generator.build import Deadlines
+from generator.deadlines import Deadlines, Patience
 from generator.errors import GenerationError, SandboxUnavailable
 from generator.heart import Heart
+from generator.rate import Rate
 from generator.runner import Runner
 from generator.sandbox import SandboxRuntime, SandboxRuntimeFactory
 from generator.service import GenerationService
@@ -15,6 +16,8 @@ __all__ = [
     "GenerationError",
     "GenerationService",
     "Heart",
+    "Patience",
+    "Rate",
     "Runner",
     "SandboxRuntime",
     "SandboxRuntimeFactory",

@@ -1,5 +1,6 @@
 """What an app declares about itself in `headrace.toml`."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,13 @@ from generator.errors import ManifestInvalid
 
 MANIFEST = "headrace.toml"
 MAX_COMMAND_CHARS = 4_000
+
+_PYTHON = ("python", "python3", "-m")
+_FLAG = re.compile(r"--?[a-z][a-z-]*")
+# What leads from a requirements file to other files: options, folders, wheels.
+_BEYOND_A_PACKAGE = re.compile(r"-|\.|/|file:|.*(\.whl|\.tar\.gz|@)", re.IGNORECASE)
+_NPM_SCRIPT = re.compile(r'"(pre|post)?(install|prepare)"\s*:')
+_NPM_INPUTS = frozenset({"package.json", "package-lock.json", "npm-shrinkwrap.json", ".npmrc"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,38 @@ def app_commands(files: Mapping[str, bytes]) -> AppCommands:
     return AppCommands(
         install=install, test=_command(commands, "test"), start=_command(commands, "start")
     )
+
+
+def install_inputs(install: str, files: Mapping[str, bytes]) -> frozenset[str] | None:
+    """The paths that an install command reads; None where it may read any.
+
+    Known are pip with requirements files that name packages only, and npm without scripts.
+    """
+    words = install.split()
+    while words[:1] and words[0] in _PYTHON:
+        words = words[1:]
+    match words:
+        case ["pip" | "pip3", "install", *arguments]:
+            return _requirements(arguments, files)
+        case ["npm", "ci" | "install" | "i", *flags] if all(_FLAG.fullmatch(one) for one in flags):
+            package = files.get("package.json", b"").decode(errors="replace")
+            return None if _NPM_SCRIPT.search(package) else _NPM_INPUTS
+    return None
+
+
+def _requirements(arguments: list[str], files: Mapping[str, bytes]) -> frozenset[str] | None:
+    paths = set()
+    words = iter(arguments)
+    for word in words:
+        if word in ("-r", "--requirement"):
+            paths.add(next(words, ""))
+        elif not _FLAG.fullmatch(word):
+            return None
+    for path in paths:
+        lines = files.get(path, b"-").decode(errors="replace").split("\n")
+        if any(_BEYOND_A_PACKAGE.match(line.strip()) for line in lines):
+            return None
+    return frozenset(paths)
 
 
 def _commands(files: Mapping[str, bytes]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import obstore
 from obstore.exceptions import NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from generator.drafts import Drafts
 from generator.errors import ArtifactMissing
 
 _PARALLEL = 16
@@ -47,12 +48,17 @@ class ArtifactStore:
     def in_folder(cls, folder: Path) -> "ArtifactStore":
         """A store in a folder, made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(LocalStore(folder))
+        # Removes folders that have become empty, as an object store has none.
+        return cls(LocalStore(folder, automatic_cleanup=True))
 
     @classmethod
     def at(cls, url: str) -> "ArtifactStore":
         """A store by URL: `s3://bucket/prefix`, `gs://…`, `az://…`, `file:///…`."""
         return cls(from_url(url))
+
+    def drafts(self, job: str) -> Drafts:
+        """What a job's runner has finished and no event names yet."""
+        return Drafts(self._store, job)
 
     async def put(self, files: Mapping[str, bytes], *, job: str | None = None) -> str:
         """Store files; the digest of their manifest, equal for equal files.

@@ -1,8 +1,7 @@
 """One build under way: the job as its worker knows it, its parts, and its voice in the log."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,46 +11,21 @@ import structlog
 
 from eventstore import Claim, CommandHandler, Handled, RedisUnavailable
 from generator.artifacts import ArtifactStore
-from generator.errors import DeadlinePassed, SandboxUnavailable
+from generator.budget import added, overspent
+from generator.deadlines import Deadlines, Patience, deadline
+from generator.drafts import NO_DRAFT, STORE_ERRORS, Draft, Drafts
+from generator.errors import BudgetSpent, SandboxUnavailable
+from generator.rate import Rate
 from generator.runner import Runner
 from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory, Stream
 from generator.transcript import Transcript
 from generator.workspace import Workspace
-from schemas import Command, Job
+from schemas import Command, Job, Phase
 from schemas.commands import NO_USAGE, Usage
 
 log = structlog.get_logger()
 
-KILL_S = 30.0
 LOG_PATIENCE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """How long each part of a build may take, in seconds."""
-
-    code_s: float = 900
-    create_s: float = 120
-    upload_s: float = 120
-    install_s: float = 600
-    tests_s: float = 300
-    call_s: float = 30
-    """A single small request: start a server, read a log, store a file."""
-    probe_s: float = 30
-    job_s: float = 3600
-    """All phases together."""
-    sandbox_s: int = 3600
-    """The life of a sandbox, and so of a preview."""
-
-
-@contextmanager
-def deadline(seconds: float, what: str) -> Iterator[None]:
-    """Raises `DeadlinePassed` when the block takes longer."""
-    try:
-        with anyio.fail_after(seconds):
-            yield
-    except TimeoutError as error:
-        raise DeadlinePassed(what, seconds) from error
 
 
 @dataclass(slots=True)
@@ -66,13 +40,26 @@ class Build:
     sandbox_runtime_factory: SandboxRuntimeFactory | None
     workspace_root: Path
     deadlines: Deadlines
+    patience: Patience
+    sandbox_rate: Rate | None = None
     sandbox: Sandbox | None = None
+    """The sandbox that this worker works in."""
+    has_strays: bool = False
+    """Whether the provider may have a sandbox of this job that the log does not know."""
+    draft: Draft = NO_DRAFT
+    """What an earlier attempt at the code of this round has left."""
     usage: Usage = NO_USAGE
-    """What the current phase has used, and no event has told yet."""
+    """What was used in the current phase, by earlier attempts too, and no event has told yet."""
+    has_more: anyio.Event = field(default_factory=anyio.Event)
+    """Set while there is more than the last draft has."""
+    is_cancelling: bool = False
+    """Whether a cancel was requested, so that nobody will go on with this build."""
     maybe_ready: bool = False
     """Whether the log may say READY although its answer has not arrived."""
+    _carried: Usage = NO_USAGE
+    _drafts: Drafts | None = field(default=None, repr=False)
     _runtime: SandboxRuntime | None = field(default=None, repr=False)
-    _files: Mapping[str, bytes] | None = field(default=None, repr=False)
+    _files: dict[str, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
 
     @property
     def marker(self) -> str:
@@ -91,6 +78,8 @@ class Build:
         if self._runtime is None:
             self._runtime = self.sandbox_runtime_factory()
         return self._runtime
+
+    # --- the log ---------------------------------------------------------------------------------
 
     async def tell(self, *commands: Command) -> Handled:
         """Carry out commands on the job, as its owner: all of them, or none.
@@ -113,15 +102,16 @@ class Build:
 
     async def note_file(self, path: str, size_bytes: int) -> None:
         """Show that a file was written."""
+        self.has_more.set()
         await self.note("file", {"path": path, "size_bytes": size_bytes})
+
+    async def note_text(self, text: str) -> None:
+        """Show a remark of the worker's own."""
+        await self.note("log", {"phase": self.job.status, "stream": "stdout", "text": text})
 
     async def said(self, text: str) -> None:
         """Show what the model says."""
         await self.note("said", {"text": text})
-
-    async def used(self, usage: Usage) -> None:
-        """Keep what the runner of this phase has used so far."""
-        self.usage = usage
 
     def transcript(self) -> Transcript:
         """Shows what a command of the current phase prints."""
@@ -130,6 +120,66 @@ class Build:
             await self.note("log", {"phase": self.job.status, "stream": stream, "text": text})
 
         return Transcript(show)
+
+    # --- what is used ----------------------------------------------------------------------------
+
+    def begin_run(self) -> None:
+        """What was used so far stays; a run tells of its own use from zero on."""
+        self._carried = self.usage
+
+    async def used(self, usage: Usage) -> None:
+        """Keep what the run has used so far. Raises `BudgetSpent` when that is too much."""
+        self.usage = added(self._carried, usage)
+        self.has_more.set()
+        self.check_budget()
+
+    def check_budget(self) -> None:
+        """Raises `BudgetSpent` when the job has used more than its limits allow."""
+        if passed := overspent(self.job, self.usage):
+            raise BudgetSpent(
+                f"the job was stopped: {passed}. Ask again with a higher limit, or for less at once"
+            )
+
+    # --- drafts ----------------------------------------------------------------------------------
+
+    @property
+    def drafts(self) -> Drafts:
+        """Where this job's drafts are kept."""
+        if self._drafts is None:
+            self._drafts = self.artifacts.drafts(self.job.job)
+        return self._drafts
+
+    async def keep_draft(self, draft: Draft) -> None:
+        """Keep what the runner has finished. A store that is away costs the draft only."""
+        try:
+            await self.drafts.keep(draft, round_=self.job.round, attempt=self.claim.attempt)
+        except STORE_ERRORS as error:
+            log.warning("draft_not_kept", job=self.job.job, error=str(error))
+
+    async def take_over_draft(self) -> None:
+        """Find what an earlier attempt at the code of this round has left, if one began it."""
+        if self.runner is None or self.claim.attempt == 1 or self.job.next_phase is not Phase.CODE:
+            return
+        try:
+            with deadline(self.deadlines.call_s, "reading the draft"):
+                self.draft = await self.drafts.newest(
+                    round_=self.job.round, before=self.claim.attempt
+                )
+        except STORE_ERRORS as error:
+            log.warning("draft_not_read", job=self.job.job, error=str(error))
+        self.usage = self.draft.usage
+
+    async def remove_drafts(self) -> None:
+        """Remove what was kept for others to go on with: it is further on, or has ended."""
+        if self.runner is None:
+            return
+        try:
+            with anyio.move_on_after(self.deadlines.call_s, shield=True):
+                await self.drafts.remove()
+        except STORE_ERRORS as error:
+            log.warning("drafts_not_removed", job=self.job.job, error=str(error))
+
+    # --- files -----------------------------------------------------------------------------------
 
     @property
     def workspace_path(self) -> Path:
@@ -142,32 +192,23 @@ class Build:
 
     async def store_files(self, files: Mapping[str, bytes]) -> str:
         """Keep the app's files; the digest of their manifest."""
-        self._files = files
         with deadline(self.deadlines.upload_s, "storing the files"):
-            return await self.artifacts.put(files, job=self.job.job)
+            manifest = await self.artifacts.put(files, job=self.job.job)
+        self._files[manifest] = files
+        return manifest
+
+    async def files_of(self, manifest: str) -> Mapping[str, bytes]:
+        """The files of a manifest, from the artifact store if another worker wrote them."""
+        if manifest not in self._files:
+            with deadline(self.deadlines.upload_s, "loading the files"):
+                self._files[manifest] = await self.artifacts.get(manifest)
+        return self._files[manifest]
 
     async def files(self) -> Mapping[str, bytes]:
-        """The app's files, from the artifact store if another worker wrote them."""
-        if self._files is None:
-            with deadline(self.deadlines.upload_s, "loading the files"):
-                self._files = (
-                    await self.artifacts.get(self.job.manifest) if self.job.manifest else {}
-                )
-        return self._files
+        """The app's files as its code phase left them."""
+        return await self.files_of(self.job.manifest) if self.job.manifest else {}
 
-    async def end_sandbox(self) -> None:
-        """End the sandbox of this job, whoever made it. Never raises.
-
-        A provider that does not answer is logged; the sandbox then ends by its own timeout.
-        """
-        sandbox_id = self.sandbox.sandbox_id if self.sandbox else self.job.sandbox_id
-        if sandbox_id is None:
-            return
-        try:
-            with anyio.fail_after(KILL_S, shield=True):
-                if self.sandbox:
-                    await self.sandbox.close()
-                await self.runtime().kill(sandbox_id)
-        except Exception:  # whatever a provider raises, the job must still end
-            log.exception("sandbox_not_ended", job=self.job.job, sandbox_id=sandbox_id)
-        self.sandbox = None
+    async def base_files(self) -> Mapping[str, bytes]:
+        """What this round's code goes on from: the round before, else the base build, else none."""
+        manifest = self.job.manifest if self.job.round > 1 else self.job.base_manifest
+        return await self.files_of(manifest) if manifest else {}

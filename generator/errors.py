@@ -2,10 +2,13 @@
 
 GenerationError
 ├── RunnerFailed            the runner gave up
+│   └── RunnerBusy          the runner's provider refuses for now
 ├── BadPath                 a file outside the workspace, or one that cannot exist there
 ├── ManifestInvalid         the app's headrace.toml cannot be used
 ├── ArtifactMissing         a stored file is gone or damaged
 ├── CheckFailed             the app does not do what it must
+├── NeedsReview             repairs did not help, or may not go on
+├── BudgetSpent             a limit of the job is reached
 ├── DeadlinePassed          a step took longer than it may
 ├── WorkersLost             worker after worker ended while it ran this build
 └── SandboxError
@@ -21,15 +24,29 @@ A build that fails is an event, not an exception: `GenerationService` turns each
 
 
 class GenerationError(Exception):
-    """Base class; `kind` stands in `JobFailed`."""
+    """Base class; `kind` stands in `JobFailed`. `may_pass`: the same step may succeed later."""
 
     kind = "internal"
+    may_pass = False
 
 
 class RunnerFailed(GenerationError):
     """The runner could not write the app. Try again, or reword the goal."""
 
     kind = "runner"
+
+
+class RunnerBusy(RunnerFailed):
+    """The runner's provider is at a limit. Wait (`retry_after_s` if it said how long), try again.
+
+    What the run had used by then it has told its listener.
+    """
+
+    may_pass = True
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class BadPath(GenerationError):
@@ -70,15 +87,28 @@ class CheckFailed(GenerationError):
         super().__init__(message)
 
 
+class NeedsReview(GenerationError):
+    """Repairs did not help, or may not go on; the text tells what was tried."""
+
+    kind = "needs_review"
+
+
+class BudgetSpent(GenerationError):
+    """The job has used what its limits allow. Ask again with a higher limit, or for less."""
+
+    kind = "budget"
+
+
 class DeadlinePassed(GenerationError):
     """A step, or the whole build, took too long. Trying again may help."""
 
     kind = "timeout"
+    may_pass = True
 
-    def __init__(self, what: str, seconds: float) -> None:
+    def __init__(self, what: str, seconds: float, remedy: str = "try again") -> None:
         self.what = what
         self.seconds = seconds
-        super().__init__(f"{what} did not end within {seconds:g} s: try again")
+        super().__init__(f"{what} did not end within {seconds:g} s: {remedy}")
 
 
 class WorkersLost(GenerationError):
@@ -96,15 +126,17 @@ class WorkersLost(GenerationError):
 
 
 class SandboxError(GenerationError):
-    """Base class of what a sandbox provider raises; anything not named below is worth one retry."""
+    """Base class of what a sandbox provider raises; anything not named below is worth a retry."""
 
     kind = "sandbox"
+    may_pass = True
 
 
 class SandboxUnavailable(SandboxError):
     """Sandboxes cannot be made here, now or later: the message names the reason and ways out."""
 
     kind = "sandbox_unavailable"
+    may_pass = False
 
 
 class SandboxBusy(SandboxError):
@@ -121,6 +153,7 @@ class SandboxGone(SandboxError):
     """The sandbox has ended (timeout, kill, crash). Make a new one from the build's files."""
 
     kind = "sandbox_gone"
+    may_pass = False
 
     def __init__(self, sandbox_id: str) -> None:
         self.sandbox_id = sandbox_id
@@ -131,12 +164,14 @@ class SandboxFull(SandboxError):
     """Files do not fit into the sandbox, or another of its limits is reached."""
 
     kind = "sandbox_full"
+    may_pass = False
 
 
 class CommandTimeout(SandboxError):
     """A command was ended after `timeout_s`; `output` is the tail of what it printed."""
 
     kind = "timeout"
+    may_pass = False
 
     def __init__(self, command: str, timeout_s: float, output: str) -> None:
         self.command = command

@@ -3,6 +3,7 @@
 import re
 
 MAX_LINE_CHARS = 4_000
+MAX_MESSAGE_CHARS = 2_000
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -11,6 +12,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 def clean(text: str) -> str:
     """Without terminal escapes, control characters and lone surrogates; line ends are `\\n`."""
     return _CONTROL.sub("", _ANSI.sub("", text)).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def for_people(error: Exception) -> str:
+    """What an error says, fit to stand in an event."""
+    return clean(str(error))[:MAX_MESSAGE_CHARS]
 
 
 def tail(text: str, chars: int) -> str:

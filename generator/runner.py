@@ -65,7 +65,10 @@ class Listener(Protocol):
 
 
 class Runner(Protocol):
-    """Writes an app's files into a workspace."""
+    """Writes an app's files into a workspace.
+
+    Each run has a thread and an event loop of its own: keep no connection from one to the next.
+    """
 
     @property
     def name(self) -> str:
@@ -77,6 +80,7 @@ class Runner(Protocol):
 
         The app serves HTTP on port 8080 (or `$PORT`), answers `GET /healthz` with the JSON object
         `{"status": "ok", "job": $HEADRACE_JOB, "build": $HEADRACE_MARKER}`, and declares its
-        commands in `headrace.toml`. Raises `RunnerFailed` with a message for people.
+        commands in `headrace.toml`. Raises `RunnerFailed` with a message for people, and
+        `RunnerBusy` where the same run may succeed later: it then goes on from what is finished.
         """
         ...

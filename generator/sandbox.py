@@ -83,7 +83,14 @@ class Sandbox(Protocol):
         """Start a server with `/bin/sh -c` in `PROJECT_DIR`; it outlives this process.
 
         Its output is appended to `log_path` (relative to `PROJECT_DIR`), because a provider throws
-        away output that nobody is subscribed to. Servers are ended with their sandbox.
+        away output that nobody is subscribed to. It ends by `end_processes`, or with its sandbox.
+        """
+        ...
+
+    async def end_processes(self) -> None:
+        """End every command and server that runs in the sandbox, whoever began it; files stay.
+
+        A command of another client that ends by it gives that client a result, like any that ends.
         """
         ...
 

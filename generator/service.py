@@ -1,8 +1,10 @@
 """Walks one job from its claim to READY, FAILED or CANCELLED."""
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,31 +19,46 @@ from eventstore import (
     PayloadRefused,
     RedisUnavailable,
     Waker,
+    patiently,
 )
 from generator.artifacts import ArtifactStore
-from generator.build import KILL_S, LOG_PATIENCE_S, Build, Deadlines, deadline
-from generator.errors import CheckFailed, GenerationError, WorkersLost
+from generator.beside import beside
+from generator.budget import seconds_left
+from generator.build import LOG_PATIENCE_S, Build
+from generator.deadlines import Deadlines, Patience
+from generator.drafts import NO_DRAFT
+from generator.errors import (
+    CheckFailed,
+    DeadlinePassed,
+    GenerationError,
+    NeedsReview,
+    WorkersLost,
+)
 from generator.numbering import Numbering
-from generator.output import clean
+from generator.output import for_people
 from generator.phases import PHASES, simulated
+from generator.rate import Rate
+from generator.repairing import record, review_text, why_not_repair
 from generator.runner import Runner
 from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
+from generator.sandbox_life import KILL_S, end_sandboxes
 from schemas import CommandRefused, Job, JobIsCancelling, JobIsTerminal, Phase, Status
 from schemas.commands import (
+    NO_USAGE,
+    Command,
     CompletePhase,
     ConfirmCancel,
     FailJob,
     FinishBuild,
-    RecordFailedChecks,
     StartJob,
     StartPhase,
 )
+from schemas.events import ChecksFailed
 
 MAX_NUMBER_TRIES = 100
 MAX_DELIVERIES = 3
 LOOK_AGAIN_S = 15.0
 _WATCH_AGAIN_S = 0.5
-MAX_MESSAGE_CHARS = 2_000
 
 log = structlog.get_logger()
 
@@ -62,9 +79,15 @@ class GenerationService:
         sandbox_runtime_factory: SandboxRuntimeFactory | None,
         workspace_root: Path,
         deadlines: Deadlines | None = None,
+        patience: Patience | None = None,
+        sandbox_rate: Rate | None = None,
         max_deliveries: int = MAX_DELIVERIES,
+        is_alone: bool = False,
     ) -> None:
-        """`max_deliveries`: a job that so many workers took and none got further is given up."""
+        """`max_deliveries`: a job that so many workers took and none got further is given up.
+
+        `is_alone`: nobody goes on with a build when this worker ends, so its sandbox ends with it.
+        """
         self._handler = handler
         self._hub = hub
         self._artifacts = artifacts
@@ -72,8 +95,11 @@ class GenerationService:
         self._sandbox_runtime_factory = sandbox_runtime_factory
         self._workspace_root = workspace_root
         self._deadlines = deadlines or Deadlines()
+        self._patience = patience or Patience()
+        self._sandbox_rate = sandbox_rate
         self._max_deliveries = max_deliveries
         self._numbering = Numbering(handler.store)
+        self._is_alone = is_alone
 
     @property
     def longest_s(self) -> float:
@@ -85,7 +111,8 @@ class GenerationService:
 
         A build that fails is an event, not an exception. Raises `Fenced` when the job was taken
         over, and `RedisUnavailable` when the log cannot be reached: the job is then somebody
-        else's to finish. The sandbox of a job that did not become READY has ended in any case.
+        else's to finish, with the sandbox that it has. The sandbox of a job that ends without READY
+        has ended before.
         """
         build = Build(
             job=await self._handler.load(claim.ref),
@@ -96,30 +123,36 @@ class GenerationService:
             sandbox_runtime_factory=self._sandbox_runtime_factory,
             workspace_root=self._workspace_root,
             deadlines=self._deadlines,
+            patience=self._patience,
+            sandbox_rate=self._sandbox_rate,
+            has_strays=self._runner is not None and claim.attempt > 1,
         )
+        await build.take_over_draft()
         try:
             if build.job.status is Status.CANCELLING or await self._walk_unless_cancelled(build):
-                await build.end_sandbox()
+                await end_sandboxes(build)
                 await self._confirm_cancel(build)
+        except anyio.get_cancelled_exc_class():
+            if self._is_alone:
+                await end_sandboxes(build)
+            raise
         finally:
-            if build.job.status is not Status.READY and not build.maybe_ready:
-                await build.end_sandbox()
+            if build.job.is_terminal and build.job.status is not Status.READY:
+                await end_sandboxes(build)  # also of a job that somebody else has ended
+            elif build.sandbox:
+                await build.sandbox.close()
+        await build.remove_drafts()
         return build.job
 
     async def _walk_unless_cancelled(self, build: Build) -> bool:
         """Walk until the job has ended, or a cancel is requested: True then."""
-        error: EventStoreError | None = None
-        # From before the first append on: that one is refused if a cancel came earlier.
-        with self._hub.listen_requests(build.claim.ref.job) as waker:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch_for_cancel, build, waker, tasks.cancel_scope)
-                try:
-                    await self._walk(build)
-                except EventStoreError as raised:
-                    error = raised  # out of the task group, which would wrap it in a group
-                tasks.cancel_scope.cancel()
-        if error is not None:
-            raise error
+        with (
+            # From before the first append on: that one is refused if a cancel came earlier.
+            self._hub.listen_requests(build.claim.ref.job) as waker,
+            anyio.CancelScope() as scope,
+        ):
+            watch = partial(self._watch_for_cancel, build, waker, scope)
+            await beside(watch, partial(self._walk, build))
         return not build.job.is_terminal
 
     async def _watch_for_cancel(self, build: Build, waker: Waker, scope: anyio.CancelScope) -> None:
@@ -135,18 +168,21 @@ class GenerationService:
                 continue
             pause_s = LOOK_AGAIN_S
             if job.status is Status.CANCELLING:
+                build.is_cancelling = True
                 scope.cancel()
 
     async def _walk(self, build: Build) -> None:
         """Through all phases to the end. Returns with the job not ended if a cancel was met."""
         try:
             try:
-                with deadline(self._deadlines.job_s, "the build"):
-                    await self._run_phases(build)
+                await self._finish(build, await self._run_phases(build))
             except PayloadRefused as error:
                 await self._fail(build, error)  # the build's own, and there again another time
             except (EventStoreError, JobIsCancelling, JobIsTerminal):
                 raise
+            except NeedsReview as error:
+                text = review_text(str(error), await self._failures(build))
+                await self._fail(build, NeedsReview(text))
             except Exception as error:  # noqa: BLE001 - a bug must end as an event, not as silence
                 await self._fail(build, error)
         except JobIsCancelling:
@@ -154,18 +190,53 @@ class GenerationService:
         except JobIsTerminal:
             build.job = await self._handler.load(build.claim.ref)
 
-    async def _run_phases(self, build: Build) -> None:
+    async def _run_phases(self, build: Build) -> CompletePhase:
+        """Through all phases; what completes the last one, and with it the build."""
         if build.claim.deliveries > self._max_deliveries:
             raise WorkersLost(build.claim.deliveries - 1)
-        await build.tell(StartJob(build.claim.worker, build.claim.attempt), StartPhase())
-        while (phase := build.job.current_phase) is not None:
-            run = PHASES[phase] if self._runner else simulated
-            done = await run(build)
-            if phase is Phase.CHECKS:
-                await self._finish(build, done)
-            else:
+        with self._in_time(build):
+            await self._begin_phase(build, StartJob(build.claim.worker, build.claim.attempt))
+            while (phase := build.job.current_phase) is not None:
+                run = PHASES[phase] if self._runner else simulated
+                try:
+                    done = await run(build)
+                except CheckFailed as failure:
+                    log.info(
+                        "checks_failed", job=build.job.job, phase=phase, command=failure.command
+                    )
+                    await build.tell(record(failure))
+                    await self._begin_phase(build)
+                    continue
+                if phase is Phase.CHECKS:
+                    return done
                 # In one append: nothing happens between two phases.
                 await build.tell(done, StartPhase())
+                build.usage, build.draft = NO_USAGE, NO_DRAFT
+        raise AssertionError("a phase is under way until the last one has returned")
+
+    async def _begin_phase(self, build: Build, *before: Command) -> None:
+        """Enter the next phase in the same append as `before`, unless no repair may follow."""
+        if build.job.next_phase is Phase.CODE and (reason := why_not_repair(build.job)):
+            if before:
+                await build.tell(*before)
+            raise NeedsReview(reason)
+        await build.tell(*before, StartPhase())
+
+    @contextmanager
+    def _in_time(self, build: Build) -> Iterator[None]:
+        """The time that this attempt has, or the job, if that is less. Raises `DeadlinePassed`."""
+        limit_s, left_s = self._deadlines.job_s, seconds_left(build.job, self._handler.clock())
+        remedy = "try again"
+        if left_s is not None and left_s < limit_s:
+            limit_s = float(build.job.limits.max_wall_s or 0)
+            remedy = "ask again with a higher limit (max_wall_s)"
+        else:
+            left_s = limit_s
+        with anyio.move_on_after(left_s) as scope:
+            yield
+        if scope.cancelled_caught:
+            phase = build.job.current_phase or "first"
+            raise DeadlinePassed(f"the build, then in its {phase} phase,", limit_s, remedy)
 
     async def _finish(self, build: Build, done: CompletePhase) -> None:
         """Complete the last phase, and with it the build, under the next number."""
@@ -179,8 +250,6 @@ class GenerationService:
                 workspace_path=str(build.workspace_path),
             )
         await self._tell_ready(build, done, command)
-        if build.sandbox:
-            await build.sandbox.close()
 
     async def _tell_ready(self, build: Build, done: CompletePhase, command: FinishBuild) -> None:
         """Propose numbers until one is the next: each refusal means that another build got one."""
@@ -210,6 +279,13 @@ class GenerationService:
             "project end at once"
         )
 
+    async def _failures(self, build: Build) -> list[ChecksFailed]:
+        """All failed checks of the job, in order: the fold keeps the newest alone."""
+        events = await patiently(
+            partial(self._handler.store.read_job, build.claim.ref), LOG_PATIENCE_S
+        )
+        return [event.payload for event in events if isinstance(event.payload, ChecksFailed)]
+
     async def _fail(self, build: Build, error: Exception) -> None:
         """End the sandbox, then say so: FAILED means that nothing of the job runs any more."""
         debug_id = f"dbg-{secrets.token_hex(6)}"
@@ -220,25 +296,16 @@ class GenerationService:
             phase=build.job.current_phase,
             debug_id=debug_id,
             kind=error.kind if isinstance(error, GenerationError) else "internal",
-            command=error.command if isinstance(error, CheckFailed) else None,
             exc_info=None if expected else error,
         )
-        if isinstance(error, CheckFailed) and build.job.status is Status.CHECKS:
-            await build.tell(
-                RecordFailedChecks(
-                    fingerprint=_fingerprint(error),
-                    command=error.command,
-                    exit_code=error.exit_code,
-                    output=error.output,
-                )
-            )
-        await build.end_sandbox()
-        await build.tell(_failure(error, debug_id))
+        await end_sandboxes(build)
+        await build.tell(replace(_failure(error, debug_id), usage=build.usage))
 
     async def _confirm_cancel(self, build: Build) -> None:
+        confirm = ConfirmCancel(usage=build.usage)
         try:
             handled = await self._handler.handle(
-                build.claim.ref, ConfirmCancel(), claim=build.claim
+                build.claim.ref, confirm, claim=build.claim, patience_s=LOG_PATIENCE_S
             )
             build.job = handled.job
         except JobIsTerminal:
@@ -247,14 +314,10 @@ class GenerationService:
 
 def _failure(error: Exception, debug_id: str) -> FailJob:
     if isinstance(error, GenerationError):
-        return FailJob(error.kind, clean(str(error))[:MAX_MESSAGE_CHARS], debug_id)
+        return FailJob(error.kind, for_people(error), debug_id)
     return FailJob(
         "internal",
         f"something went wrong on our side; the log has the details under {debug_id}. "
         "Submitting the same goal again is safe.",
         debug_id,
     )
-
-
-def _fingerprint(error: CheckFailed) -> str:
-    return sha256(f"{error.command}\0{error.exit_code}\0{error.output}".encode()).hexdigest()[:16]

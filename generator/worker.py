@@ -62,18 +62,49 @@ class Worker:
         self._slots = slots
         self._running = 0
         self._next_partition = 0
+        self._waker: Waker | None = None
+        self._grace_s: float | None = None
+        self._ended = anyio.Event()
+
+    @property
+    def running(self) -> int:
+        """How many jobs it runs now."""
+        return self._running
 
     async def run(self) -> None:
-        """Work until cancelled; jobs not finished then are handed back for others to go on with."""
-        with self._hub.listen_work() as waker:
-            async with anyio.create_task_group() as tasks:
-                while True:
-                    try:
-                        await self._claim_round(tasks, waker)
-                    except EventStoreError as error:
-                        log.warning("worker_waits", worker=self.name, error=str(error))
-                        await anyio.sleep(_BACKOFF_S)
-                    await waker.wait(self._look_again_s)
+        """Work until drained or cancelled; jobs not finished then are handed back for others."""
+        try:
+            with self._hub.listen_work() as waker:
+                self._waker = waker
+                async with anyio.create_task_group() as tasks:
+                    while self._grace_s is None:
+                        try:
+                            await self._claim_round(tasks, waker)
+                        except EventStoreError as error:
+                            log.warning("worker_waits", worker=self.name, error=str(error))
+                            await anyio.sleep(_BACKOFF_S)
+                        await waker.wait(self._look_again_s)
+                    await self._finish_running(waker, self._grace_s)
+                    tasks.cancel_scope.cancel()
+        finally:
+            self._ended.set()
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more jobs; return when those that run have ended, or were handed back.
+
+        They have `grace_s` to end by themselves. What a job has got by then is not lost: the next
+        worker goes on from its completed phases, its draft and its sandbox.
+        """
+        log.info("worker_drains", worker=self.name, running=self._running, grace_s=grace_s)
+        self._grace_s = grace_s
+        if self._waker:
+            self._waker.wake()
+        await self._ended.wait()
+
+    async def _finish_running(self, waker: Waker, grace_s: float) -> None:
+        with anyio.move_on_after(grace_s):
+            while self._running:
+                await waker.wait(self._look_again_s)
 
     async def _claim_round(self, tasks: TaskGroup, waker: Waker) -> None:
         """Ask each partition once for what fits; begin one further on each time, to be fair."""

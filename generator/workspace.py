@@ -44,7 +44,8 @@ class Workspace:
 
     def __init__(self, root: Path, *, on_file: OnFile) -> None:
         self.root = root
-        self._on_file = on_file
+        self.on_file = on_file
+        self._is_closed = False
         self._files: dict[str, bytes] = {}
         self._folded: dict[str, str] = {}
         self._total_bytes = 0
@@ -60,6 +61,10 @@ class Workspace:
         self._files.clear()
         self._folded.clear()
         self._total_bytes = 0
+
+    def close(self) -> None:
+        """Refuse every further change: what was written is what counts."""
+        self._is_closed = True
 
     def read(self, path: str) -> str:
         """The text of one file. Raises `FileNotFoundError`."""
@@ -84,10 +89,11 @@ class Workspace:
         except UnicodeEncodeError:
             raise BadPath(path, "its content is not Unicode text (a lone surrogate)") from None
         await self._put(path, data)
-        await self._on_file(path, len(data))
+        await self.on_file(path, len(data))
 
     async def delete(self, path: str) -> None:
         """Remove one file. Raises `FileNotFoundError`."""
+        self._check_open(path)
         try:
             content = self._files.pop(checked_path(path))
         except KeyError:
@@ -98,11 +104,16 @@ class Workspace:
 
     async def _put(self, path: str, data: bytes) -> None:
         checked_path(path)
+        self._check_open(path)
         self._check_fits(path, data)
         await to_thread.run_sync(_write_file, self.root / path, data)
         self._total_bytes += len(data) - len(self._files.get(path, b""))
         self._files[path] = data
         self._folded[path.casefold()] = path
+
+    def _check_open(self, path: str) -> None:
+        if self._is_closed:
+            raise BadPath(path, "the workspace is closed: the build goes on without this run")
 
     def _check_fits(self, path: str, data: bytes) -> None:
         twin = self._folded.get(path.casefold(), path)

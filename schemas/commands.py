@@ -88,12 +88,13 @@ class RecordSandbox:
 
 @dataclass(frozen=True, slots=True)
 class RecordFailedChecks:
-    """The checks failed; go back to the code phase for the next round."""
+    """The app cannot be installed or fails its checks; back to the code for the next round."""
 
     fingerprint: str
     command: str
     exit_code: int | None
     output: str
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

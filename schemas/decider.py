@@ -41,6 +41,9 @@ from schemas.events import (
 )
 from schemas.job import TRANSITIONS, Job, Status
 
+# Where the app itself is tried: its install command is the first of its checks.
+_CHECKING = (Phase.DEPS, Phase.CHECKS)
+
 
 def decide(state: Job | None, command: Command) -> list[Known]:
     """The events that `command` leads to in `state`, maybe none. Raises `CommandRefused`."""
@@ -183,17 +186,20 @@ def _complete_phase(state: Job, command: CompletePhase) -> list[Known]:
 
 
 def _record_failed_checks(state: Job, command: RecordFailedChecks) -> list[Known]:
-    if not _under_way(state, Phase.CHECKS):
+    phase = state.current_phase
+    if phase not in _CHECKING or not _under_way(state, phase):
         raise CommandRefused(
             state.job, state.status, "RecordFailedChecks", "no checks are under way"
         )
     return [
         ChecksFailed(
+            phase=phase,
             round=state.round,
             fingerprint=command.fingerprint,
             command=command.command,
             exit_code=command.exit_code,
             output=command.output,
+            message=command.message,
         )
     ]
 

@@ -65,11 +65,13 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     },
     "SandboxCreated": {"sandbox_id": ERASED, "provider": KEPT, "ends_at": KEPT},
     "ChecksFailed": {
+        "phase": KEPT,
         "round": KEPT,
         "fingerprint": ERASED,
         "command": ERASED,
         "exit_code": KEPT,
         "output": "",
+        "message": "",
     },
     "CancelRequested": {"by": ERASED, "reason": ""},
     "JobReady": {

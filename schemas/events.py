@@ -153,17 +153,20 @@ class SandboxCreated(Payload):
 
 
 class ChecksFailed(Payload):
-    """The app did not pass its checks; a repair may follow. Equal fingerprints are equal failures.
+    """The app could not be installed or did not pass its checks; a repair may follow.
 
-    `output` is the relevant tail of what the command printed.
+    Equal fingerprints are equal failures. `message` says for people what was wrong, `output` is the
+    relevant tail of what the command printed.
     """
 
     type: ClassVar[str] = "ChecksFailed"
+    phase: Phase = Phase.CHECKS
     round: Annotated[int, Field(ge=1)]
     fingerprint: Text
     command: Text
     exit_code: int | None
     output: Output
+    message: Text = ""
 
 
 class CancelRequested(Payload):

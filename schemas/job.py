@@ -1,8 +1,8 @@
 """The life of a job: its states, the moves between them, and what each event means.
 
     queued ──► starting ──► scaffold ──► code ──► deps ──► checks ──► ready
-       │           ▲ │                    ▲                  │
-       │           │ └► the first phase   └──────────────────┘
+       │           ▲ │                    ▲        │         │
+       │           │ └► the first phase   └────────┴─────────┘
        │           │    not completed       repair: round + 1
        │           │
        │           └── any running state: a takeover, attempt + 1
@@ -75,7 +75,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.STARTING: _LEAVE | {Status.SCAFFOLD, Status.CODE, Status.DEPS, Status.CHECKS},
     Status.SCAFFOLD: _LEAVE | {Status.CODE},
     Status.CODE: _LEAVE | {Status.DEPS},
-    Status.DEPS: _LEAVE | {Status.CHECKS},
+    Status.DEPS: _LEAVE | {Status.CHECKS, Status.CODE},
     Status.CHECKS: _LEAVE | {Status.CODE, Status.READY},
     Status.CANCELLING: frozenset({Status.CANCELLED, Status.FAILED}),
     Status.READY: frozenset(),

@@ -24,7 +24,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (instance.demo, instance.up, instance.env, jobs.submit, jobs.watch, jobs.jobs):
+for command in (
+    instance.demo,
+    instance.up,
+    instance.worker,
+    instance.env,
+    jobs.submit,
+    jobs.watch,
+    jobs.jobs,
+):
     app.command()(command)
 app.command()(jobs.cancel)
 app.command()(tenants.cap)

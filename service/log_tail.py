@@ -132,8 +132,8 @@ def _facts(payload: AnyPayload) -> str:
             return f"{phase} in {duration_ms / 1000:.2f} s"
         case SandboxCreated(provider=provider, sandbox_id=sandbox_id):
             return f"{provider} {sandbox_id}"
-        case ChecksFailed(command=command, exit_code=exit_code):
-            return f"{command} ended with {exit_code}"
+        case ChecksFailed(phase=phase, command=command, exit_code=exit_code, message=message):
+            return f"{phase}: {message or f'{command} ended with {exit_code}'}"
         case CancelRequested(by=by, reason=reason) | JobCancelled(by=by, reason=reason):
             return f"by {by} {reason}"
         case JobReady(build_version=build, preview_url=url):

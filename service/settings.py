@@ -88,6 +88,10 @@ class Settings(BaseSettings):
     """How long a read waits at most for the position that it names to be folded."""
 
     lease_s: Annotated[float, Field(ge=2, le=3600)] = 15.0
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long jobs under way have to end when a worker is asked to stop; then others go on."""
+    sandbox_rate: Annotated[float | None, Field(gt=0, le=1000)] = None
+    """Sandboxes a second, over all workers; by default 1 for e2b and no limit for local."""
 
     @property
     def sandbox_kind(self) -> SandboxKind:
@@ -95,6 +99,16 @@ class Settings(BaseSettings):
         if self.sandbox is not None:
             return self.sandbox
         return SandboxKind.E2B if self.e2b_api_key else SandboxKind.LOCAL
+
+    @property
+    def sandboxes_per_s(self) -> float | None:
+        """How often a sandbox may be made, over all workers; None: no limit.
+
+        E2B lets a hobby account make one a second: https://e2b.dev/docs/billing
+        """
+        if self.sandbox_rate is None and self.sandbox_kind is SandboxKind.E2B:
+            return 1.0
+        return self.sandbox_rate
 
     @property
     def lease_ms(self) -> int:

@@ -41,6 +41,7 @@ class Watched:
     status: str = "queued"
     events: int = 0
     attempt: int = 0
+    round: int = 1
     queued_at: datetime | None = None
     result: dict[str, Any] = field(default_factory=dict)
     ended_at: datetime | None = None
@@ -79,12 +80,22 @@ class Watched:
             case "JobStarted":
                 self.status, self.attempt = "starting", data["attempt"]
                 self._end("queued", "done", at)
-                again = f" (attempt {self.attempt})" if self.attempt > 1 else ""
-                return f"starting  {data['worker']}{again}"
+                if self.attempt == 1:
+                    return f"starting  {data['worker']}"
+                self._start_over("interrupted")
+                return f"starting  {data['worker']} takes over (attempt {self.attempt})"
             case "PhaseStarted":
-                self.status = data["phase"]
+                self.status, self.round = data["phase"], data["round"]
+                if data["phase"] == Phase.CODE and self.round > 1:
+                    for later in (Phase.DEPS, Phase.CHECKS):  # what failed stays to be read
+                        self.steps[later] = Step(remark=self.steps[later].remark)
                 self.steps[data["phase"]] = Step("running", at)
-                return f"{data['phase']:<9} …"
+                again = f" (round {self.round})" if self.round > 1 else ""
+                return f"{data['phase']:<9} …{again}"
+            case "RetryScheduled":
+                text = f"{data['step']} failed, again in {data['wait_s']:.1f} s: {data['message']}"
+                self.steps[data["phase"]].remark = _short(text, 80)
+                return f"{data['phase']:<9} {text}"
             case "PhaseCompleted":
                 step = self.steps[data["phase"]]
                 step.remark = _remark(data["evidence"])
@@ -93,10 +104,13 @@ class Watched:
                     f"  {step.remark}" if step.remark else ""
                 )
             case "ChecksFailed":
-                self._end("checks", "failed", at)
+                phase = data["phase"]
+                what = data["message"] or data["command"]
+                self._end(phase, "failed", at)
+                self.steps[phase].remark = _short(what, 80)
                 output = data["output"].splitlines()[-LOG_LINES:]
                 self.log.extend(output)
-                return "\n".join([f"checks    failed: {data['command']}", *map(_quoted, output)])
+                return "\n".join([f"{phase:<9} failed: {what}", *map(_quoted, output)])
             case "CancelRequested":
                 self.status = "cancelling"
                 return f"cancelling, asked by {data['by']}"
@@ -105,7 +119,7 @@ class Watched:
                 self.result, self.ended_at = data, at
                 for step_name, step in self.steps.items():
                     if step.state == "running":
-                        self._end(step_name, "done" if name == "JobReady" else "failed", at)
+                        self._end(step_name, _END[name], at)
                 return None
         return None
 
@@ -120,6 +134,12 @@ class Watched:
             line = f"{kind}: {data}"
         self.log.extend(line.splitlines())
         return "\n".join(map(_quoted, line.splitlines()))
+
+    def _start_over(self, state: str) -> None:
+        """What ran when its worker was lost runs no more; the next worker begins it again."""
+        for step in self.steps.values():
+            if step.state == "running":
+                step.state = state
 
     def _end(self, name: str, state: str, at: datetime) -> None:
         step = self.steps[name]
@@ -157,7 +177,8 @@ class Screen:
     def _draw(self, watched: Watched) -> RenderableType:
         head = Text.assemble(
             ("Headrace  ", "bold cyan"), (_short(watched.goal), "bold"), "\n",
-            (f"project {watched.project} · job {watched.job_id}", "dim"), "\n",
+            (f"project {watched.project} · job {watched.job_id}", "dim"),
+            (_again(watched), "yellow"), "\n",
         )  # fmt: skip
         table = Table.grid(padding=(0, 2))
         table.add_column(width=2)
@@ -188,8 +209,21 @@ async def watch(client: Client, watched: Watched, screen: Screen) -> Watched:
     return watched
 
 
-_STYLE = {"waiting": "dim", "running": "cyan", "done": "", "failed": "red"}
-_MARK = {"waiting": ("·", "dim"), "done": ("✓", "green"), "failed": ("✗", "red")}
+_STYLE = {
+    "waiting": "dim",
+    "running": "cyan",
+    "done": "",
+    "failed": "red",
+    "interrupted": "yellow",
+    "stopped": "yellow",
+}
+_MARK = {
+    "waiting": ("·", "dim"),
+    "done": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "interrupted": ("↻", "yellow"),
+    "stopped": ("■", "yellow"),
+}
 
 
 def summary(watched: Watched) -> str:
@@ -215,6 +249,21 @@ def summary(watched: Watched) -> str:
     return f"[bold yellow]CANCELLED[/] by {escape(result.get('by', '?'))}"
 
 
+_END = {"JobReady": "done", "JobFailed": "failed", "JobCancelled": "stopped"}
+
+
+def _again(watched: Watched) -> str:
+    """What is out of the ordinary: a repair, a takeover, a cancel under way."""
+    said = []
+    if watched.round > 1:
+        said.append(f"repair {watched.round - 1}")
+    if watched.attempt > 1:
+        said.append(f"attempt {watched.attempt}")
+    if watched.status == "cancelling":
+        said.append("cancelling …")
+    return "".join(f" · {one}" for one in said)
+
+
 def _quoted(line: str) -> str:
     return f"          | {line}"
 
@@ -222,8 +271,12 @@ def _quoted(line: str) -> str:
 def _remark(evidence: dict[str, Any]) -> str:
     if evidence.get("simulated"):
         return "simulated"
+    if "restored_build" in evidence:
+        return f"{evidence['files']} files of build {evidence['restored_build']}, as they were"
     if "files" in evidence:
         return f"{evidence['files']} files by the {evidence['runner']} runner"
+    if evidence.get("base_files"):
+        return f"{evidence['base_files']} files of build {evidence.get('base_build')}"
     if "create_ms" in evidence:
         return f"sandbox {evidence['sandbox_id']}"
     if "probe_status" in evidence:

@@ -26,6 +26,7 @@ from generator import (
     ArtifactStore,
     GenerationService,
     Heart,
+    Rate,
     Runner,
     SandboxRuntime,
     Worker,
@@ -77,8 +78,8 @@ def servers_of(settings: Settings) -> Iterator[Servers]:
 
 
 def _stop_this_process() -> None:
-    """Without its servers it is of no use: it stops in order, as if asked to, and says why."""
-    os.kill(os.getpid(), signal.SIGTERM)
+    """Without its servers it is of no use: it stops, and there is nothing to wait for."""
+    os.kill(os.getpid(), signal.SIGHUP)
 
 
 @asynccontextmanager
@@ -120,19 +121,6 @@ async def running(
         keys = KeyRing(log.engine)
         key = local_key(settings.home)
         await keys.add(key, tenant=LOCAL_TENANT, name="local")
-        heart = Heart(
-            lambda: blocking_redis.Redis.from_url(servers.redis_url, socket_timeout=2),
-            lease_ms=settings.lease_ms,
-            partition_of=log.store.partition,
-        )
-        worker = Worker(
-            log.store,
-            log.hub,
-            generation(settings, log),
-            heart,
-            lease_ms=settings.lease_ms,
-            slots=settings.slots,
-        )
         housekeeper = Housekeeper(
             log.store,
             keep_s=settings.keep_s,
@@ -159,18 +147,43 @@ async def running(
             database_url=servers.database_url,
             pid=os.getpid(),
         )
-        with heart:
-            async with anyio.create_task_group() as serving:
-                serving.start_soon(api.serve, [listener])
-                async with anyio.create_task_group() as working:
-                    working.start_soon(projector.run, log.hub)
-                    working.start_soon(worker.run)
-                    working.start_soon(housekeeper.run)
+        async with anyio.create_task_group() as serving:
+            serving.start_soon(api.serve, [listener])
+            async with anyio.create_task_group() as folding:
+                folding.start_soon(projector.run, log.hub)
+                folding.start_soon(housekeeper.run)
+                is_alone = are_embedded(servers, settings.home)  # they end with this process
+                async with working(settings, servers, log, is_alone=is_alone):
                     settle()
                     with announced(settings.instance_file, instance):
                         yield instance, log
-                    working.cancel_scope.cancel()
-                api.should_exit = True
+                folding.cancel_scope.cancel()
+            api.should_exit = True
+
+
+@asynccontextmanager
+async def working(
+    settings: Settings, servers: Servers, log: Log, *, is_alone: bool = False
+) -> AsyncIterator[Worker]:
+    """A worker runs while the block does, and is drained at its end."""
+    heart = Heart(
+        lambda: blocking_redis.Redis.from_url(servers.redis_url, socket_timeout=2),
+        lease_ms=settings.lease_ms,
+        partition_of=log.store.partition,
+    )
+    worker = Worker(
+        log.store,
+        log.hub,
+        generation(settings, log, is_alone=is_alone),
+        heart,
+        lease_ms=settings.lease_ms,
+        slots=settings.slots,
+    )
+    with heart:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            yield worker
+            await worker.drain(settings.drain_s)
 
 
 def free_bytes(settings: Settings, servers: Servers) -> int | None:
@@ -180,9 +193,10 @@ def free_bytes(settings: Settings, servers: Servers) -> int | None:
     return shutil.disk_usage(settings.home / "postgres").free
 
 
-def generation(settings: Settings, log: Log) -> GenerationService:
+def generation(settings: Settings, log: Log, *, is_alone: bool = False) -> GenerationService:
     """The generation service with the runner and the sandboxes that the settings ask for."""
     runner = make_runner(settings)
+    per_s = settings.sandboxes_per_s
     return GenerationService(
         log.handler,
         log.hub,
@@ -190,7 +204,9 @@ def generation(settings: Settings, log: Log) -> GenerationService:
         runner=runner,
         sandbox_runtime_factory=lambda: make_sandbox_runtime(settings),
         workspace_root=settings.home / "workspaces",
+        sandbox_rate=Rate(log.store, settings.sandbox_kind, per_s) if per_s else None,
         max_deliveries=settings.max_deliveries,
+        is_alone=is_alone,
     )
 
 

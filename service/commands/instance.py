@@ -1,4 +1,4 @@
-"""Running Headrace: demo, up, env, migrate."""
+"""Running Headrace: demo, up, worker, env, migrate."""
 
 import shlex
 import sys
@@ -25,6 +25,7 @@ from service.commands.terminal import (
     reached_servers,
     run,
     run_until_interrupted,
+    run_until_stopped,
 )
 from service.demo import Outcome
 from service.embedded import Servers
@@ -121,7 +122,7 @@ def up() -> None:
     """Run API, worker and projector on this machine until Ctrl-C."""
     from service.wiring import running, servers_of
 
-    async def serve(settings: Settings, servers: Servers) -> None:
+    async def serve(settings: Settings, servers: Servers, stopping: anyio.Event) -> None:
         async with running(settings, servers, port=settings.port) as (instance, _):
             out.print(
                 f"[bold green]Headrace is up[/]  {instance.url}\n"
@@ -133,16 +134,58 @@ def up() -> None:
                 soft_wrap=True,
             )
             try:
-                await anyio.sleep_forever()
+                await stopping.wait()
             finally:
-                out.print("Stopping …")
+                out.print(_stopping(settings))
 
     with friendly():
         settings = Settings.read()
         configure_logging(sys.stderr)
         with servers_of(settings) as servers:
-            run_until_interrupted(lambda: serve(settings, servers))
+            run_until_stopped(lambda stopping: serve(settings, servers, stopping))
         out.print("Stopped. Log, jobs and files are kept; previews go on until their own time-out.")
+
+
+def worker() -> None:
+    """Run one more worker for the instance that runs, or for the servers that the settings name."""
+    from service.wiring import opened_log, working
+
+    async def work(settings: Settings, servers: Servers, stopping: anyio.Event) -> None:
+        async with opened_log(settings, servers) as log, working(settings, servers, log) as one:
+            out.print(
+                f"[bold green]Worker is up[/]  {one.name}\n"
+                f"  Jobs at a time  {settings.slots}\n"
+                f"[dim]Press Ctrl-C to stop.[/]",
+                highlight=False,
+                soft_wrap=True,
+            )
+            try:
+                await stopping.wait()
+            finally:
+                out.print(_stopping(settings))
+
+    with friendly():
+        settings = Settings.read()
+        configure_logging(sys.stderr)
+        servers = _servers_to_join(settings)
+        run_until_stopped(lambda stopping: work(settings, servers, stopping))
+        out.print("Stopped. Jobs that were not finished are handed back.")
+
+
+def _servers_to_join(settings: Settings) -> Servers:
+    instance = Instance.find(settings)
+    if instance is not None:
+        return Servers(instance.redis_url, instance.database_url)
+    if settings.redis_url and settings.database_url:
+        return Servers(settings.redis_url, settings.database_url)
+    raise NotRunning(settings.home)
+
+
+def _stopping(settings: Settings) -> str:
+    return (
+        f"Stopping … builds under way have {settings.drain_s:g} s to end, others go on with them "
+        "then; Ctrl-C again stops at once."
+    )
 
 
 def env() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import anyio
 import typer
+from anyio.abc import TaskStatus
 from rich.console import Console
 from rich.markup import escape
 
@@ -90,15 +91,34 @@ def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
 def run_until_interrupted(main: Callable[[], Awaitable[None]]) -> None:
     """Run `main`; SIGINT, SIGTERM or SIGHUP cancels it, and its clean-up is waited for."""
 
-    async def stop_at_signal(scope: anyio.CancelScope) -> None:
+    async def at_once(stopping: anyio.Event) -> None:
+        stopping.set()
+        await main()
+
+    run_until_stopped(at_once)
+
+
+def run_until_stopped(main: Callable[[anyio.Event], Awaitable[None]]) -> None:
+    """Run `main`, which shall end once its event is set: at a SIGINT or SIGTERM.
+
+    A second one, or SIGHUP, cancels it, and its clean-up is waited for.
+    """
+
+    async def stop_at_signal(
+        stopping: anyio.Event, scope: anyio.CancelScope, *, task_status: TaskStatus[None]
+    ) -> None:
         with anyio.open_signal_receiver(*_STOP) as signals:
-            async for _ in signals:
-                scope.cancel()
+            task_status.started()
+            async for number in signals:
+                if stopping.is_set() or number == signal.SIGHUP:
+                    scope.cancel()
+                stopping.set()
 
     async def until_signal() -> None:
+        stopping = anyio.Event()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(stop_at_signal, tasks.cancel_scope)
-            await main()
+            await tasks.start(stop_at_signal, stopping, tasks.cancel_scope)
+            await main(stopping)
             tasks.cancel_scope.cancel()
 
     run(until_signal)

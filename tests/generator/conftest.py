@@ -1,5 +1,16 @@
 """Fixtures for the tests of the generator."""
 
+from pathlib import Path
+
+import pytest
+
+from eventstore import CommandHandler, Hub
 from tests.e2b_server.fixture import e2b_server, e2b_session
+from tests.generator.builds import Builds
 
 __all__ = ["e2b_server", "e2b_session"]
+
+
+@pytest.fixture
+def builds(handler: CommandHandler, hub: Hub, tmp_path: Path) -> Builds:
+    return Builds(handler, hub, tmp_path)

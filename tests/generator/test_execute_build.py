@@ -1,87 +1,21 @@
 """`GenerationService.execute_build` on the real log, with scripted runner and sandboxes."""
 
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import anyio
 import pytest
 
-from eventstore import Appended, Claim, CommandHandler, Fenced, Hub, RedisUnavailable
-from generator import ArtifactStore, Deadlines, GenerationService
+from eventstore import Appended, Claim, CommandHandler, Fenced, RedisUnavailable
 from generator.errors import RunnerFailed
-from schemas import JobRef, Phase, RecordedEvent, Status
-from schemas.commands import RequestBuild, RequestCancel, StartJob, StartPhase
-from schemas.events import ChecksFailed, JobFailed, JobReady, PhaseCompleted, SandboxCreated
+from schemas import Phase, Status
+from schemas.commands import RequestCancel, StartJob, StartPhase
+from schemas.events import ChecksFailed, JobFailed, JobReady, Limits, PhaseCompleted, SandboxCreated
+from tests.generator.builds import TENANT, Builds, app_answering
 from tests.generator.doubles import ScriptedRunner, ScriptedRuntime
 
 pytestmark = pytest.mark.anyio
 
-TENANT = "acme"
-LEASE_MS = 60_000
-
-
-Serve = Callable[..., GenerationService]
-
-
-@pytest.fixture
-def serve(handler: CommandHandler, hub: Hub, tmp_path: Path) -> Serve:
-    """A service with the given runner and runtime."""
-
-    def make(
-        runner: ScriptedRunner | None, runtime: ScriptedRuntime, **deadlines: float
-    ) -> GenerationService:
-        return GenerationService(
-            handler,
-            hub,
-            ArtifactStore.in_folder(tmp_path / "artifacts"),
-            runner=runner,
-            sandbox_runtime_factory=lambda: runtime,
-            workspace_root=tmp_path / "workspaces",
-            deadlines=Deadlines(probe_s=5, **deadlines),  # type: ignore[arg-type]
-        )
-
-    return make
-
-
-async def claimed(handler: CommandHandler, worker: str = "w1") -> Claim:
-    """A queued job, claimed."""
-    ref = JobRef(TENANT, str(uuid4()))
-    await handler.handle(ref, RequestBuild(TENANT, "ann", "shop", "a list"))
-    (claim,) = await handler.store.work.claim(
-        handler.store.partition(TENANT), worker, free_slots=1, lease_ms=LEASE_MS
-    )
-    return claim
-
-
-async def events_of(handler: CommandHandler, claim: Claim) -> list[RecordedEvent]:
-    return await handler.store.read_job(claim.ref)
-
-
-def types(events: list[RecordedEvent]) -> list[str]:
-    return [event.type for event in events]
-
-
-@asynccontextmanager
-async def app_answering(marker: Callable[[], str]) -> AsyncIterator[str]:
-    """A small server that answers as a started app would."""
-
-    async def answer(stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            await stream.receive()
-            body = json.dumps({"status": "ok", "build": marker()}).encode()
-            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            await stream.send(head.encode() + body)
-
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - not Django's
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(listener.serve, answer)
-            yield f"http://127.0.0.1:{port}"
-            tasks.cancel_scope.cancel()
+NO_REPAIRS = Limits(max_repairs=0)
 
 
 def marker_of(claim: Claim) -> str:
@@ -105,26 +39,24 @@ WHOLE_WALK = [
 
 
 async def test_without_a_runner_the_whole_fsm_is_walked_without_a_sandbox(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    claim = await claimed(handler)
-    job = await serve(None, ScriptedRuntime()).execute_build(claim)
+    claim = await builds.claimed()
+    job = await builds.service(None, ScriptedRuntime()).execute_build(claim)
     assert job.status is Status.READY
-    assert types(await events_of(handler, claim)) == [
-        event for event in WHOLE_WALK if event != "SandboxCreated"
-    ]
+    assert await builds.types(claim) == [event for event in WHOLE_WALK if event != "SandboxCreated"]
     assert (job.build_version, job.preview_url, job.sandbox_id) == ("build_v0_1", None, None)
 
 
 async def test_a_build_goes_through_all_phases_and_ready_says_where_it_runs(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    claim = await claimed(handler)
+    claim = await builds.claimed()
     async with app_answering(lambda: marker_of(claim)) as url:
         runtime = ScriptedRuntime(preview=url)
-        job = await serve(ScriptedRunner(), runtime).execute_build(claim)
-    events = await events_of(handler, claim)
-    assert types(events) == WHOLE_WALK
+        job = await builds.service(ScriptedRunner(), runtime).execute_build(claim)
+    events = await builds.events(claim)
+    assert [event.type for event in events] == WHOLE_WALK
     ready = events[-1].payload
     assert isinstance(ready, JobReady)
     assert (ready.sandbox_id, ready.preview_url, ready.build_number) == ("sb-1", url, 1)
@@ -135,30 +67,30 @@ async def test_a_build_goes_through_all_phases_and_ready_says_where_it_runs(
 
 
 async def test_the_sandbox_is_made_in_deps_with_an_hour_to_live_and_holds_what_was_written(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    claim = await claimed(handler)
+    claim = await builds.claimed()
     async with app_answering(lambda: marker_of(claim)) as url:
         runtime = ScriptedRuntime(preview=url)
-        await serve(ScriptedRunner(), runtime).execute_build(claim)
+        await builds.service(ScriptedRunner(), runtime).execute_build(claim)
     (sandbox,) = runtime.made
     assert sandbox.timeout_s == 3600
     assert sandbox.metadata == {"tenant": TENANT, "job": claim.ref.job, "attempt": "1"}
     assert sandbox.files["app.py"] == b"# a list\n"
     assert sandbox.commands == ["install", "test", "start"]
-    events = await events_of(handler, claim)
+    events = await builds.events(claim)
     created = next(e for e in events if isinstance(e.payload, SandboxCreated))
     deps_started = events[created.version - 2].payload
     assert deps_started.model_dump()["phase"] == Phase.DEPS
 
 
 async def test_the_evidence_of_the_checks_stands_in_the_event(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    claim = await claimed(handler)
+    claim = await builds.claimed()
     async with app_answering(lambda: marker_of(claim)) as url:
-        await serve(ScriptedRunner(), ScriptedRuntime(preview=url)).execute_build(claim)
-    done = (await events_of(handler, claim))[-2].payload
+        await builds.service(ScriptedRunner(), ScriptedRuntime(preview=url)).execute_build(claim)
+    done = (await builds.events(claim))[-2].payload
     assert isinstance(done, PhaseCompleted)
     assert done.evidence["probe_status"] == 200
     assert done.evidence["probe_marker"] == marker_of(claim)
@@ -167,11 +99,11 @@ async def test_the_evidence_of_the_checks_stands_in_the_event(
 
 @pytest.mark.parametrize(("command", "phase"), [("install", "deps"), ("test", "checks")])
 async def test_a_command_that_fails_ends_the_job_and_the_sandbox(
-    handler: CommandHandler, serve: Serve, command: str, phase: str
+    builds: Builds, handler: CommandHandler, command: str, phase: str
 ) -> None:
-    claim = await claimed(handler)
+    claim = await builds.claimed(limits=NO_REPAIRS)
     runtime = ScriptedRuntime(exit_codes={command: 3})
-    job = await serve(ScriptedRunner(), runtime).execute_build(claim)
+    job = await builds.service(ScriptedRunner(), runtime).execute_build(claim)
     assert job.status is Status.FAILED
     assert job.failed_phase == phase
     assert "exit code 3" in (job.error_message or "")
@@ -181,33 +113,34 @@ async def test_a_command_that_fails_ends_the_job_and_the_sandbox(
 
 
 async def test_failed_checks_leave_their_output_in_the_log(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    claim = await claimed(handler)
-    await serve(ScriptedRunner(), ScriptedRuntime(exit_codes={"test": 1})).execute_build(claim)
-    failed = (await events_of(handler, claim))[-2].payload
+    claim = await builds.claimed(limits=NO_REPAIRS)
+    service = builds.service(ScriptedRunner(), ScriptedRuntime(exit_codes={"test": 1}))
+    await service.execute_build(claim)
+    failed = (await builds.events(claim))[-2].payload
     assert isinstance(failed, ChecksFailed)
     assert (failed.command, failed.exit_code, failed.output) == ("test", 1, "test output")
 
 
-async def test_another_builds_marker_is_not_ready(handler: CommandHandler, serve: Serve) -> None:
-    claim = await claimed(handler)
+async def test_another_builds_marker_is_not_ready(builds: Builds, handler: CommandHandler) -> None:
+    claim = await builds.claimed()
     async with app_answering(lambda: "somebody-else") as url:
         runtime = ScriptedRuntime(preview=url)
-        service = serve(ScriptedRunner(), runtime)
+        service = builds.service(ScriptedRunner(), runtime, probe_s=0.2)
         job = await service.execute_build(claim)
     assert job.status is Status.FAILED
     assert "another build's marker" in (job.error_message or "")
     assert not runtime.living
 
 
-async def test_a_runner_that_gives_up_says_why(handler: CommandHandler, serve: Serve) -> None:
+async def test_a_runner_that_gives_up_says_why(builds: Builds, handler: CommandHandler) -> None:
     def give_up() -> None:
         raise RunnerFailed("the model refused; reword the goal")
 
-    claim = await claimed(handler)
-    job = await serve(ScriptedRunner(before=give_up), ScriptedRuntime()).execute_build(claim)
-    failed = (await events_of(handler, claim))[-1].payload
+    claim = await builds.claimed()
+    job = await builds.service(ScriptedRunner(before=give_up)).execute_build(claim)
+    failed = (await builds.events(claim))[-1].payload
     assert isinstance(failed, JobFailed)
     assert (failed.kind, failed.phase) == ("runner", Phase.CODE)
     assert failed.message == "the model refused; reword the goal"
@@ -215,48 +148,49 @@ async def test_a_runner_that_gives_up_says_why(handler: CommandHandler, serve: S
 
 
 async def test_a_bug_ends_as_an_event_that_keeps_its_details_in_the_log_output(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
     def stumble() -> None:
         raise ZeroDivisionError("secret detail")
 
-    claim = await claimed(handler)
-    job = await serve(ScriptedRunner(before=stumble), ScriptedRuntime()).execute_build(claim)
+    claim = await builds.claimed()
+    job = await builds.service(ScriptedRunner(before=stumble)).execute_build(claim)
     assert job.failure_kind == "internal"
     assert "secret detail" not in (job.error_message or "")
     assert (job.debug_id or "") in (job.error_message or "")
 
 
 async def test_a_runner_that_hangs_is_stopped_at_its_deadline(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    claim = await claimed(handler)
-    service = serve(ScriptedRunner(hang=True), ScriptedRuntime(), code_s=0.05)
+    claim = await builds.claimed()
+    service = builds.service(ScriptedRunner(hang=True), ScriptedRuntime(), code_s=0.05)
     job = await service.execute_build(claim)
-    assert job.failure_kind == "runner"
+    assert (job.failure_kind, job.failed_phase) == ("timeout", Phase.CODE)
+    assert "the scripted runner did not end within 0.05 s" in (job.error_message or "")
 
 
 async def test_cancelling_stops_a_runner_that_never_yields_a_result(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    claim = await claimed(handler)
+    claim = await builds.claimed()
     runner = ScriptedRunner(hang=True)
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(serve(runner, ScriptedRuntime()).execute_build, claim)
+            tasks.start_soon(builds.service(runner, ScriptedRuntime()).execute_build, claim)
             await runner.started.wait()
             await handler.handle(claim.ref, RequestCancel(by="ann"))
-    assert types(await events_of(handler, claim))[-2:] == ["CancelRequested", "JobCancelled"]
+    assert (await builds.types(claim))[-2:] == ["CancelRequested", "JobCancelled"]
 
 
 async def test_cancelling_a_hung_install_ends_the_sandbox(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    claim = await claimed(handler)
+    claim = await builds.claimed()
     runtime = ScriptedRuntime(hang_on="install")
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(serve(ScriptedRunner(), runtime).execute_build, claim)
+            tasks.start_soon(builds.service(ScriptedRunner(), runtime).execute_build, claim)
             await runtime.hanging.wait()
             await handler.handle(claim.ref, RequestCancel(by="ann"))
     assert (await handler.load(claim.ref)).status is Status.CANCELLED
@@ -265,12 +199,12 @@ async def test_cancelling_a_hung_install_ends_the_sandbox(
 
 
 async def test_a_takeover_goes_on_from_the_first_phase_not_completed_and_pays_the_runner_once(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    first = await claimed(handler)
+    first = await builds.claimed()
     runner = ScriptedRunner()
     runtime = ScriptedRuntime(hang_on="install")
-    service = serve(runner, runtime)
+    service = builds.service(runner, runtime)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(service.execute_build, first)
         await runtime.hanging.wait()
@@ -289,9 +223,9 @@ async def test_a_takeover_goes_on_from_the_first_phase_not_completed_and_pays_th
 
 
 async def test_a_superseded_worker_stops_and_ends_the_sandbox_it_made(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    old = await claimed(handler)
+    old = await builds.claimed()
     runtime = ScriptedRuntime()
     stolen: list[Claim] = []
 
@@ -310,17 +244,17 @@ async def test_a_superseded_worker_stops_and_ends_the_sandbox_it_made(
             return await runtime.kill(sandbox_id)
 
     with pytest.raises(Fenced):
-        await serve(ScriptedRunner(), Thief()).execute_build(old)
+        await builds.service(ScriptedRunner(), Thief()).execute_build(old)
     assert len(stolen) == 1
     assert runtime.made
     assert not runtime.living
 
 
 async def test_two_builds_that_end_at_once_get_the_numbers_one_and_two(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    claims = [await claimed(handler), await claimed(handler, "w2")]
-    service = serve(None, ScriptedRuntime())
+    claims = [await builds.claimed(), await builds.claimed("w2")]
+    service = builds.service(None, ScriptedRuntime())
     async with anyio.create_task_group() as tasks:
         for claim in claims:
             tasks.start_soon(service.execute_build, claim)
@@ -329,36 +263,36 @@ async def test_two_builds_that_end_at_once_get_the_numbers_one_and_two(
 
 
 async def test_a_job_cancelled_before_its_takeover_is_only_confirmed(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
-    claim = await claimed(handler)
+    claim = await builds.claimed()
     await handler.handle(claim.ref, StartJob("w0", 1))
     await handler.handle(claim.ref, StartPhase(Phase.SCAFFOLD))
     await handler.handle(claim.ref, RequestCancel(by="ann"))
     runner = ScriptedRunner()
-    job = await serve(runner, ScriptedRuntime()).execute_build(claim)
+    job = await builds.service(runner, ScriptedRuntime()).execute_build(claim)
     assert job.status is Status.CANCELLED
     assert runner.runs == 0
 
 
 async def test_a_provider_that_stumbles_at_the_end_does_not_keep_the_job_from_ending(
-    handler: CommandHandler, serve: Serve
+    builds: Builds, handler: CommandHandler
 ) -> None:
     class Stumbling(ScriptedRuntime):
         async def kill(self, sandbox_id: str) -> bool:
             raise OSError("the registry is gone")
 
-    claim = await claimed(handler)
+    claim = await builds.claimed()
     runtime = Stumbling(exit_codes={"test": 1})
-    job = await serve(ScriptedRunner(), runtime).execute_build(claim)
+    job = await builds.service(ScriptedRunner(), runtime).execute_build(claim)
     assert job.status is Status.FAILED
-    assert job.failure_kind == "check"
+    assert job.failure_kind == "needs_review"
 
 
 async def test_a_redis_that_is_away_between_two_phases_costs_no_second_run_of_the_runner(
-    handler: CommandHandler, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    builds: Builds, handler: CommandHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = await claimed(handler)
+    claim = await builds.claimed()
     append, away = handler.store.append, [1, 2, 3]
 
     async def unanswered(*args: Any, **kwargs: Any) -> Appended:
@@ -371,5 +305,5 @@ async def test_a_redis_that_is_away_between_two_phases_costs_no_second_run_of_th
     runner = ScriptedRunner()
     monkeypatch.setattr(handler.store, "append", unanswered)
     async with app_answering(lambda: marker_of(claim)) as url:
-        job = await serve(runner, ScriptedRuntime(preview=url)).execute_build(claim)
+        job = await builds.service(runner, ScriptedRuntime(preview=url)).execute_build(claim)
     assert (job.status, job.attempt, runner.runs, away) == (Status.READY, 1, 1, [])

@@ -382,8 +382,9 @@ async def test_killing_says_whether_there_was_a_sandbox(
         lambda sandbox: sandbox.read_file("a"),
         lambda sandbox: sandbox.run("true", timeout_s=10),
         lambda sandbox: sandbox.start("true", log_path="log"),
+        lambda sandbox: sandbox.end_processes(),
     ],
-    ids=["write_files", "read_file", "run", "start"],
+    ids=["write_files", "read_file", "run", "start", "end_processes"],
 )
 async def test_an_ended_sandbox_is_gone_for_every_method(
     runtime: SandboxRuntime, sandbox: Sandbox, use: Callable[[Sandbox], Awaitable[object]]
@@ -402,6 +403,33 @@ async def test_a_command_notices_that_its_sandbox_is_killed(
 
     with pytest.raises(SandboxGone):
         await sandbox.run("echo ready; sleep 1000", timeout_s=10, on_output=kill)
+
+
+async def test_all_processes_can_be_ended_and_the_files_stay(
+    runtime: SandboxRuntime, sandbox: Sandbox
+) -> None:
+    locked = anyio.Event()
+    results: list[int] = []
+
+    async def locked_by(command: str) -> None:
+        async def see(stream: Stream, text: str) -> None:
+            locked.set()
+
+        results.append((await sandbox.run(command, timeout_s=60, on_output=see)).exit_code)
+
+    await sandbox.write_files({"kept": b"kept"})
+    await sandbox.start("exec 9>other; flock 9; sleep 1000", log_path="server.log")
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(locked_by, HOLD_LOCK)
+            await locked.wait()
+            other = await runtime.connect(sandbox.sandbox_id)
+            await other.end_processes()
+    assert results != [0]
+    for command in (IS_FREE, IS_FREE.replace("lock true", "other true")):
+        assert (await sandbox.run(command, timeout_s=10)).exit_code == 0
+    assert await sandbox.read_file("kept") == b"kept"
+    await other.end_processes()
 
 
 async def test_a_sandbox_that_never_was_is_gone(runtime: SandboxRuntime) -> None:

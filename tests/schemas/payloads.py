@@ -91,11 +91,13 @@ payloads: dict[type[Known], st.SearchStrategy[Known]] = {
     SandboxCreated: st.builds(SandboxCreated, sandbox_id=texts, provider=texts, ends_at=times),
     ChecksFailed: st.builds(
         ChecksFailed,
+        phase=phases,
         round=numbers,
         fingerprint=texts,
         command=texts,
         exit_code=st.none() | st.integers(),
         output=st.text(_characters, max_size=MAX_OUTPUT_CHARS),
+        message=texts,
     ),
     CancelRequested: st.builds(CancelRequested, by=texts, reason=texts),
     JobReady: st.builds(

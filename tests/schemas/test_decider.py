@@ -98,7 +98,7 @@ SPECIFICATION = """
     scaffold done      .S  .P..  ....  .  B.  .F  A.  .
     code               .S  ....  .D..  W  B.  .F  A.  .
     code done          .S  ..P.  ....  .  B.  .F  A.  .
-    deps               .S  ....  ..D.  W  B.  .F  A.  .
+    deps               .S  ....  ..D.  W  BR  .F  A.  .
     deps done          .S  ...P  ....  .  B.  .F  A.  .
     checks             .S  ....  ...D  W  BR  .F  A.  .
     checks done        .S  ....  ....  .  B.  YF  A.  .
@@ -277,6 +277,27 @@ def test_failed_checks_lead_back_to_the_code_in_the_next_round() -> None:
     job.when(FinishBuild(1)).then(
         JobReady(build_number=1, build_version="build_v0_1", manifest="files-1")
     )
+
+
+def test_an_app_that_cannot_be_installed_leads_back_to_the_code_in_the_next_round() -> None:
+    job = (
+        given(*SITUATIONS["deps"])
+        .when(RecordFailedChecks("f-1", "npm ci", 1, "red", "it cannot be installed"))
+        .then(
+            ChecksFailed(
+                phase=Phase.DEPS,
+                round=1,
+                fingerprint="f-1",
+                command="npm ci",
+                exit_code=1,
+                output="red",
+                message="it cannot be installed",
+            )
+        )
+    )
+    assert (job.job.round, job.job.completed) == (2, (Phase.SCAFFOLD,))
+    job.when(StartPhase(Phase.CHECKS)).then_refused(CommandRefused)
+    job.when(StartPhase(Phase.CODE)).then(entered(Phase.CODE, number=2))
 
 
 def test_a_takeover_in_the_middle_of_a_repair_stays_in_its_round() -> None:

@@ -35,7 +35,7 @@ class Running:
 @asynccontextmanager
 async def running_instance(home: Path, runner: RunnerKind) -> AsyncIterator[Running]:
     """Once the block ends its servers have, and the sandboxes of its builds."""
-    settings = Settings(home=home, runner=runner, partitions=2)
+    settings = Settings(home=home, runner=runner, partitions=2, drain_s=0)
     with embedded_servers(home) as servers:
         async with running(settings, servers, port=0) as (instance, log):
             try:

@@ -204,7 +204,7 @@ def test_a_build_becomes_ready_while_postgres_stands_still_and_is_listed_afterwa
 def test_a_running_build_is_cancelled_from_the_command_line_and_sigterm_leaves_no_process(
     headrace: CommandLine,
 ) -> None:
-    with up_on(headrace, HEADRACE_BROKEN_APP="hang") as up:
+    with up_on(headrace, HEADRACE_BROKEN_APP="hang", HEADRACE_DRAIN_S="0") as up:
         job = up.submit()
         with headrace.started("watch", job) as watching:
             watching.line_with("checks    …")

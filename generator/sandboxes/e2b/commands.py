@@ -43,7 +43,17 @@ done 2>/dev/null
 
 _START = """\
 {enter} && mkdir -p {folder} && : >>{log} || exit
-setsid --fork {argv} >>{log} 2>&1 </dev/null
+setsid --fork /bin/sh -c 'echo $$ >"$0"; exec /usr/bin/env "$@"' \
+{mark} {argv} >>{log} 2>&1 </dev/null
+"""
+
+# The mark of a command goes with its own shell, which waits for it; that of a server with us.
+_END_ALL = """\
+for mark in {marks}; do
+  [ -s "$mark" ] && kill -KILL -- "-$(cat "$mark")"
+  rm -f "$mark"
+done 2>/dev/null
+:
 """
 
 
@@ -57,11 +67,18 @@ def end_script(token: str) -> str:
     return _END.format(mark=_mark(token))
 
 
-def start_script(command: str, env: Mapping[str, str], log_path: str) -> str:
+def start_script(command: str, env: Mapping[str, str], log_path: str, token: str) -> str:
     """Starts `command` in the background, its output appended to `log_path`, and returns."""
-    argv = "/usr/bin/env " + _argv(command, env)
     folder = quote(str(PurePosixPath("./", log_path).parent))
-    return _START.format(enter=_ENTER, folder=folder, log=quote(f"./{log_path}"), argv=argv)
+    log = quote(f"./{log_path}")
+    return _START.format(
+        enter=_ENTER, folder=folder, log=log, mark=_mark(token), argv=_argv(command, env)
+    )
+
+
+def end_all_script() -> str:
+    """Kills the process groups of all commands and servers."""
+    return _END_ALL.format(marks=_mark("*"))
 
 
 def chmod_script(paths: list[str]) -> str:

@@ -22,6 +22,7 @@ from generator.sandbox import PROJECT_DIR, CommandResult, OnOutput
 from generator.sandboxes.e2b.commands import (
     CommandOutput,
     chmod_script,
+    end_all_script,
     end_script,
     run_script,
     start_script,
@@ -100,8 +101,12 @@ class E2BSandbox:
         self, command: str, *, log_path: str, env: Mapping[str, str] | None = None
     ) -> None:
         await self._shell(
-            "start a server", start_script(command, env or {}, checked_path(log_path))
+            "start a server",
+            start_script(command, env or {}, checked_path(log_path), uuid4().hex),
         )
+
+    async def end_processes(self) -> None:
+        await self._shell("end what runs in a sandbox", end_all_script())
 
     def preview_url(self, port: int) -> str:
         return self._preview_url.format(

@@ -100,6 +100,11 @@ class LocalSandbox:
             await channel.send(REQUEST, request)
             self._check(await channel.result())
 
+    async def end_processes(self) -> None:
+        async with self._operation("end what runs in it") as channel:
+            await channel.send(REQUEST, _json(op="end"))
+            self._check(await channel.result())
+
     def preview_url(self, port: int) -> str:
         if port != PREVIEW_PORT:
             raise ValueError(f"only port {PREVIEW_PORT} of a sandbox can be seen, not {port}")

@@ -86,6 +86,8 @@ async def perform(client: Client, commands: Commands) -> Result:
             return await files.write(client)
         case {"op": "read", "path": path}:
             return await files.read(client, path)
+        case {"op": "end"}:
+            return await commands.end_all()
         case {"op": "ping"}:
             return {}
         case other:

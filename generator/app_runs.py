@@ -1,0 +1,54 @@
+"""Commands of an app, run in its sandbox: what they print is shown, what fails says why."""
+
+from generator.build import Build
+from generator.deadlines import deadline
+from generator.errors import CheckFailed, CommandTimeout, DeadlinePassed
+from generator.output import clean, last_line, tail
+from generator.sandbox import CommandResult, Sandbox
+from schemas.events import MAX_OUTPUT_CHARS
+
+SERVER_LOG = ".headrace/server.log"
+
+
+async def run_command(
+    build: Build, sandbox: Sandbox, command: str, timeout_s: float, failure: str
+) -> CommandResult:
+    """The result of a command that succeeds. Raises `CheckFailed`, beginning with `failure`."""
+    transcript = build.transcript()
+    try:
+        result = await sandbox.run(
+            command, timeout_s=timeout_s, env=build.app_environment, on_output=transcript.take
+        )
+        await transcript.flush()
+    except CommandTimeout as error:
+        raise CheckFailed(
+            f"{failure}: `{command}` did not end within {timeout_s:g} s",
+            command=command,
+            exit_code=None,
+            output=tail(clean(error.output), MAX_OUTPUT_CHARS),
+        ) from error
+    if result.exit_code != 0:
+        output = tail(clean(result.output), MAX_OUTPUT_CHARS)
+        raise CheckFailed(
+            f"{failure}: `{command}` ended with exit code {result.exit_code}{last_line(output)}",
+            command=command,
+            exit_code=result.exit_code,
+            output=output,
+        )
+    return result
+
+
+async def start_server(build: Build, sandbox: Sandbox, command: str) -> None:
+    """Start the app; what it prints goes to its log in the sandbox."""
+    with deadline(build.deadlines.call_s, "starting the app"):
+        await sandbox.start(command, log_path=SERVER_LOG, env=build.app_environment)
+
+
+async def server_output(build: Build, sandbox: Sandbox) -> str:
+    """The tail of what the app has printed; "" where there is nothing to read."""
+    try:
+        with deadline(build.deadlines.call_s, "reading the app's output"):
+            content = await sandbox.read_file(SERVER_LOG)
+    except (FileNotFoundError, DeadlinePassed):
+        return ""
+    return tail(clean(content.decode(errors="replace")), MAX_OUTPUT_CHARS)

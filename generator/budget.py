@@ -1,0 +1,64 @@
+"""What a job may use, what it has used, and what that leaves. Pure."""
+
+from datetime import datetime
+
+from generator.runner import Allowance
+from schemas import Job
+from schemas.commands import Usage
+
+
+def added(one: Usage, other: Usage) -> Usage:
+    """Both together."""
+    return Usage(
+        one.input_tokens + other.input_tokens,
+        one.output_tokens + other.output_tokens,
+        one.cost_usd + other.cost_usd,
+    )
+
+
+def used_by(job: Job, untold: Usage) -> Usage:
+    """All that a job has used: what its events say, and what none has told yet."""
+    return added(Usage(job.input_tokens, job.output_tokens, job.cost_usd), untold)
+
+
+def seconds_left(job: Job, now: datetime) -> float | None:
+    """What `max_wall_s` leaves, counted from the job's first start; None: no limit."""
+    if job.limits.max_wall_s is None:
+        return None
+    spent_s = (now - job.started_at).total_seconds() if job.started_at else 0.0
+    return max(0.0, job.limits.max_wall_s - spent_s)
+
+
+def allowance(job: Job, untold: Usage, now: datetime) -> Allowance:
+    """What the next run may use."""
+    used, limits = used_by(job, untold), job.limits
+    tokens = used.input_tokens + used.output_tokens
+    return Allowance(
+        tokens=None if limits.max_tokens is None else max(0, limits.max_tokens - tokens),
+        cost_usd=None
+        if limits.max_cost_usd is None
+        else max(0.0, limits.max_cost_usd - used.cost_usd),
+        seconds=seconds_left(job, now),
+    )
+
+
+def overspent(job: Job, untold: Usage) -> str | None:
+    """Which limit has been passed, in words; None while all hold."""
+    used, limits = used_by(job, untold), job.limits
+    tokens = used.input_tokens + used.output_tokens
+    if limits.max_tokens is not None and tokens > limits.max_tokens:
+        return f"{tokens} tokens were used and {limits.max_tokens} are allowed"
+    if limits.max_cost_usd is not None and used.cost_usd > limits.max_cost_usd:
+        return f"{used.cost_usd:.4g} USD were spent and {limits.max_cost_usd:g} are allowed"
+    return None
+
+
+def exhausted(job: Job, untold: Usage) -> str | None:
+    """Which limit leaves nothing for another run, in words; None while there is something left."""
+    used, limits = used_by(job, untold), job.limits
+    tokens = used.input_tokens + used.output_tokens
+    if limits.max_tokens is not None and tokens >= limits.max_tokens:
+        return f"all of its {limits.max_tokens} tokens are used"
+    if limits.max_cost_usd is not None and used.cost_usd >= limits.max_cost_usd:
+        return f"all of its {limits.max_cost_usd:g} USD are spent"
+    return None

@@ -1,0 +1,86 @@
+"""What a person sees of a build that does not go straight: retries, repairs, takeovers, cancels."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from io import StringIO
+
+from rich.console import Console
+
+from schemas import Phase
+from schemas.events import (
+    CancelRequested,
+    ChecksFailed,
+    JobCancelled,
+    Known,
+    PhaseStarted,
+    RetryScheduled,
+)
+from service.client import Entry
+from service.watching import Screen, Watched
+from tests.histories import NOON, entered, phases, queued, started
+
+
+def watched(events: Sequence[Known]) -> tuple[Watched, str]:
+    """The job as it is seen after these events, and the lines that told them."""
+    seen, lines = Watched("j-1", "a list", "shop"), []
+    for version, payload in enumerate(events, 1):
+        data = {
+            "time": (NOON + timedelta(seconds=version)).isoformat(),
+            "jobversion": version,
+            "data": payload.model_dump(mode="json"),
+        }
+        lines.append(seen.take(Entry(f"{version}-0", payload.type, data)) or "")
+    return seen, "\n".join(lines)
+
+
+def drawn(seen: Watched) -> str:
+    console = Console(file=StringIO(), width=120, force_terminal=False)
+    console.print(Screen(console)._draw(seen))
+    file = console.file
+    assert isinstance(file, StringIO)
+    return file.getvalue()
+
+
+BEGUN = [queued(), started(), *phases(Phase.SCAFFOLD, Phase.CODE), entered(Phase.DEPS)]
+
+
+def test_a_retry_says_what_is_waited_for_and_how_long() -> None:
+    retry = RetryScheduled(
+        phase=Phase.DEPS, step="create_sandbox", tries=1, kind="x", message="full", wait_s=2.5
+    )
+    seen, lines = watched([*BEGUN, retry])
+    assert "deps      create_sandbox failed, again in 2.5 s: full" in lines
+    assert "again in 2.5 s: full" in drawn(seen)
+
+
+def test_a_repair_says_what_failed_and_which_round_it_is() -> None:
+    failed = ChecksFailed(
+        phase=Phase.DEPS,
+        round=1,
+        fingerprint="f",
+        command="npm ci",
+        exit_code=1,
+        output="npm ERR!",
+        message="it cannot be installed",
+    )
+    seen, lines = watched([*BEGUN, failed, PhaseStarted(phase=Phase.CODE, round=2)])
+    assert "deps      failed: it cannot be installed\n          | npm ERR!" in lines
+    assert "code      … (round 2)" in lines
+    assert (seen.steps["code"].state, seen.steps["deps"].state) == ("running", "waiting")
+    assert "· repair 1" in drawn(seen)
+    assert "it cannot be installed" in drawn(seen)
+
+
+def test_a_takeover_says_who_goes_on_and_what_was_interrupted() -> None:
+    seen, lines = watched([*BEGUN, started(2)])
+    assert "takes over (attempt 2)" in lines
+    assert seen.steps["deps"].state == "interrupted"
+    assert "· attempt 2" in drawn(seen)
+
+
+def test_a_cancelled_step_was_stopped_and_did_not_fail() -> None:
+    seen, lines = watched([*BEGUN, CancelRequested(by="ann")])
+    assert "cancelling, asked by ann" in lines
+    assert "· cancelling …" in drawn(seen)
+    seen, _ = watched([*BEGUN, CancelRequested(by="ann"), JobCancelled(by="worker")])
+    assert seen.steps["deps"].state == "stopped"
