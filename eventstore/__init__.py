@@ -30,6 +30,7 @@ from eventstore.following import (
     Reset,
     Subscribed,
     follow,
+    read_progress,
     subscribe,
 )
 from eventstore.handling import CommandHandler, Handled, patiently
@@ -100,6 +101,7 @@ __all__ = [
     "open_log",
     "patiently",
     "postgres_errors",
+    "read_progress",
     "redis_errors",
     "subscribe",
     "written_whole",

@@ -9,13 +9,21 @@ from typing import Any
 
 import anyio
 import structlog
+from obstore.exceptions import BaseError as ObstoreError
 
-from eventstore import Claim, CommandHandler, Handled, RedisUnavailable
+from eventstore import (
+    Claim,
+    CommandHandler,
+    EventStoreError,
+    Handled,
+    RedisUnavailable,
+    read_progress,
+)
 from generator.artifacts import ArtifactStore
-from generator.errors import DeadlinePassed, SandboxUnavailable
+from generator.errors import DeadlinePassed, GenerationError, SandboxUnavailable
 from generator.runner import Runner
-from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory, Stream
-from generator.transcript import Transcript
+from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory
+from generator.transcript import KEPT_AS, LogLine, Transcript, log_lines
 from generator.workspace import Workspace
 from schemas import Command, Job
 from schemas.commands import NO_USAGE, Usage
@@ -24,6 +32,7 @@ log = structlog.get_logger()
 
 KILL_S = 30.0
 LOG_PATIENCE_S = 60.0
+KEEP_LOG_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +80,18 @@ class Build:
     """What the current phase has used, and no event has told yet."""
     maybe_ready: bool = False
     """Whether the log may say READY although its answer has not arrived."""
+    transcript: Transcript = field(init=False, repr=False)
+    """Takes all that is said during this build."""
     _runtime: SandboxRuntime | None = field(default=None, repr=False)
     _files: Mapping[str, bytes] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.transcript = Transcript(
+            self._show_log,
+            attempt=self.claim.attempt,
+            phase=lambda: self.job.status.value,
+            clock=self.handler.clock,
+        )
 
     @property
     def marker(self) -> str:
@@ -116,20 +135,36 @@ class Build:
         await self.note("file", {"path": path, "size_bytes": size_bytes})
 
     async def said(self, text: str) -> None:
-        """Show what the model says."""
-        await self.note("said", {"text": text})
+        """Show what the model says, put together to lines."""
+        await self.transcript.take("model", text)
 
     async def used(self, usage: Usage) -> None:
         """Keep what the runner of this phase has used so far."""
         self.usage = usage
 
-    def transcript(self) -> Transcript:
-        """Shows what a command of the current phase prints."""
+    async def keep_log(self) -> str | None:
+        """Keep all that was said in this build; what the event that ends the job calls `log`.
 
-        async def show(stream: Stream, text: str) -> None:
-            await self.note("log", {"phase": self.job.status, "stream": stream, "text": text})
+        None when nothing was said, or it cannot be kept: a log must not keep its job from ending.
+        """
+        try:
+            with deadline(KEEP_LOG_S, "keeping the log"):
+                await self.transcript.flush()
+                # Of an attempt whose worker is gone there is what it has shown.
+                earlier = await self._earlier_lines() if self.claim.attempt > 1 else ()
+                content = self.transcript.whole(earlier)
+                return await self.artifacts.put({KEPT_AS: content}) if content else None
+        except (EventStoreError, GenerationError, ObstoreError, OSError) as error:
+            log.warning("log_not_kept", job=self.job.job, exc_info=error)
+            return None
 
-        return Transcript(show)
+    async def _earlier_lines(self) -> list[LogLine]:
+        said = [one async for one in read_progress(self.handler.store, self.claim.ref)]
+        return [line for line in log_lines(said) if line.attempt < self.claim.attempt]
+
+    async def _show_log(self, said: Mapping[str, Any]) -> bool:
+        store = self.handler.store
+        return await store.progress(self.claim, "log", said, time=self.handler.clock())
 
     @property
     def workspace_path(self) -> Path:

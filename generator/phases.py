@@ -16,6 +16,7 @@ from generator.output import clean, last_line, tail
 from generator.probe import probe
 from generator.runner import RunnerTask
 from generator.sandbox import PREVIEW_PORT, CommandResult, Sandbox
+from generator.server_output import server_output
 from schemas import Phase
 from schemas.commands import CompletePhase, RecordSandbox
 from schemas.events import MAX_OUTPUT_CHARS
@@ -83,10 +84,12 @@ async def checks(build: Build) -> CompletePhase:
     commands = app_commands(await build.files())
     tested = await _run(build, commands.test, build.deadlines.tests_s, "the app's own tests fail")
     tests_ms = _ms(started)
+    await build.transcript.say("command", commands.start)
     with deadline(build.deadlines.call_s, "starting the app"):
         await build.sandbox.start(commands.start, log_path=SERVER_LOG, env=build.app_environment)
     url = build.sandbox.preview_url(PREVIEW_PORT)
-    found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
+    async with server_output(build.sandbox, SERVER_LOG, build.transcript):
+        found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
     if found.failure is not None:
         output = await _server_output(build)
         raise CheckFailed(
@@ -176,12 +179,15 @@ async def _create_sandbox(build: Build) -> Sandbox:
 
 async def _run(build: Build, command: str, timeout_s: float, failure: str) -> CommandResult:
     assert build.sandbox is not None  # noqa: S101 - callers made one
-    transcript = build.transcript()
+    await build.transcript.say("command", command)
     try:
         result = await build.sandbox.run(
-            command, timeout_s=timeout_s, env=build.app_environment, on_output=transcript.take
+            command,
+            timeout_s=timeout_s,
+            env=build.app_environment,
+            on_output=build.transcript.take,
         )
-        await transcript.flush()
+        await build.transcript.flush()
     except CommandTimeout as error:
         raise CheckFailed(
             f"{failure}: `{command}` did not end within {timeout_s:g} s",

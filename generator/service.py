@@ -102,6 +102,7 @@ class GenerationService:
                 await build.end_sandbox()
                 await self._confirm_cancel(build)
         finally:
+            build.transcript.close()
             if build.job.status is not Status.READY and not build.maybe_ready:
                 await build.end_sandbox()
         return build.job
@@ -113,6 +114,8 @@ class GenerationService:
         with self._hub.listen_requests(build.claim.ref.job) as waker:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch_for_cancel, build, waker, tasks.cancel_scope)
+                if self._runner:
+                    tasks.start_soon(build.transcript.run)
                 try:
                     await self._walk(build)
                 except EventStoreError as raised:
@@ -169,8 +172,9 @@ class GenerationService:
 
     async def _finish(self, build: Build, done: CompletePhase) -> None:
         """Complete the last phase, and with it the build, under the next number."""
+        digest = await build.keep_log()
         number = await self._numbering.propose(build.job.tenant, build.job.project)
-        command = FinishBuild(build_number=number)
+        command = FinishBuild(build_number=number, log=digest)
         if build.sandbox:
             command = replace(
                 command,
@@ -233,12 +237,12 @@ class GenerationService:
                 )
             )
         await build.end_sandbox()
-        await build.tell(_failure(error, debug_id))
+        await build.tell(replace(_failure(error, debug_id), log=await build.keep_log()))
 
     async def _confirm_cancel(self, build: Build) -> None:
         try:
             handled = await self._handler.handle(
-                build.claim.ref, ConfirmCancel(), claim=build.claim
+                build.claim.ref, ConfirmCancel(log=await build.keep_log()), claim=build.claim
             )
             build.job = handled.job
         except JobIsTerminal:

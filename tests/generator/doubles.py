@@ -1,5 +1,6 @@
 """Runners and sandboxes that do as a test says, in memory; contracts are for the real."""
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -58,6 +59,7 @@ class ScriptedRuntime:
     preview: str = "http://127.0.0.1:1"
     exit_codes: Mapping[str, int] = field(default_factory=dict)
     hang_on: str | None = None
+    server_says: str = ""
     hanging: anyio.Event = field(default_factory=anyio.Event)
     provider: str = "scripted"
     living: dict[str, "ScriptedSandbox"] = field(default_factory=dict)
@@ -106,6 +108,8 @@ class ScriptedSandbox:
         env: Mapping[str, str] | None = None,
         on_output: OnOutput | None = None,
     ) -> CommandResult:
+        if command.startswith("tail "):
+            return CommandResult(0, b64encode(self.runtime.server_says.encode()).decode())
         self.commands.append(command)
         if command == self.runtime.hang_on:
             self.runtime.hanging.set()
