@@ -121,11 +121,6 @@ def _entry(entry_id: str, fields: Fields) -> JobEntry:
     return _progress(entry_id, fields)
 
 
-def _place(entry_id: str) -> tuple[int, int]:
-    version, number = entry_id.split("-")
-    return int(version), int(number)
-
-
 def _progress(entry_id: str, fields: Fields) -> ProgressLine:
     return ProgressLine(
         id=entry_id,
@@ -135,18 +130,14 @@ def _progress(entry_id: str, fields: Fields) -> ProgressLine:
     )
 
 
-async def read_progress(
-    store: EventStore, ref: JobRef, *, until: str | None = None
-) -> AsyncGenerator[ProgressLine, None]:
-    """The lines of progress that a job's stream holds now, in order, up to entry `until`.
+async def read_progress(store: EventStore, ref: JobRef) -> AsyncGenerator[ProgressLine, None]:
+    """The lines of progress that a job's stream holds now, in order.
 
     None once the stream has expired: the archive has only events. Raises `RedisUnavailable`.
     """
     key, last = store.keys(ref.tenant).job(ref.job), START
     while found := await stream_range(store.redis, key, after=last, count=_BATCH):
         for entry_id, fields in found:
-            if until is not None and _place(entry_id) > _place(until):
-                return
             if b"type" not in fields:
                 yield _progress(entry_id, fields)
         last = found[-1][0]

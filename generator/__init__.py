@@ -2,22 +2,27 @@
 
 from generator.artifacts import ArtifactStore
 from generator.build import Deadlines
-from generator.errors import GenerationError, SandboxUnavailable
+from generator.errors import ArtifactMissing, GenerationError, SandboxUnavailable
 from generator.heart import Heart
 from generator.runner import Runner
 from generator.sandbox import SandboxRuntime, SandboxRuntimeFactory
 from generator.service import GenerationService
+from generator.transcript import LogLine, kept_lines, log_lines
 from generator.worker import Worker
 
 __all__ = [
+    "ArtifactMissing",
     "ArtifactStore",
     "Deadlines",
     "GenerationError",
     "GenerationService",
     "Heart",
+    "LogLine",
     "Runner",
     "SandboxRuntime",
     "SandboxRuntimeFactory",
     "SandboxUnavailable",
     "Worker",
+    "kept_lines",
+    "log_lines",
 ]

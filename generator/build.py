@@ -23,7 +23,7 @@ from generator.artifacts import ArtifactStore
 from generator.errors import DeadlinePassed, GenerationError, SandboxUnavailable
 from generator.runner import Runner
 from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory
-from generator.transcript import KEPT_AS, LogLine, Transcript, log_lines
+from generator.transcript import LogLine, Transcript, log_lines
 from generator.workspace import Workspace
 from schemas import Command, Job
 from schemas.commands import NO_USAGE, Usage
@@ -153,7 +153,7 @@ class Build:
                 # Of an attempt whose worker is gone there is what it has shown.
                 earlier = await self._earlier_lines() if self.claim.attempt > 1 else ()
                 content = self.transcript.whole(earlier)
-                return await self.artifacts.put({KEPT_AS: content}) if content else None
+                return await self.artifacts.put_blob(content) if content else None
         except (EventStoreError, GenerationError, ObstoreError, OSError) as error:
             log.warning("log_not_kept", job=self.job.job, exc_info=error)
             return None

@@ -16,7 +16,7 @@ from generator.output import clean, last_line, tail
 from generator.probe import probe
 from generator.runner import RunnerTask
 from generator.sandbox import PREVIEW_PORT, CommandResult, Sandbox
-from generator.server_output import server_output
+from generator.server_tail import server_shown
 from schemas import Phase
 from schemas.commands import CompletePhase, RecordSandbox
 from schemas.events import MAX_OUTPUT_CHARS
@@ -45,6 +45,7 @@ async def code(build: Build) -> CompletePhase:
     try:
         with anyio.fail_after(build.deadlines.code_s):
             usage = await runner.run(task, workspace, build)
+            await build.transcript.flush()
     except TimeoutError as error:
         raise RunnerFailed(
             f"the {runner.name} runner did not finish within {build.deadlines.code_s:g} s"
@@ -88,7 +89,7 @@ async def checks(build: Build) -> CompletePhase:
     with deadline(build.deadlines.call_s, "starting the app"):
         await build.sandbox.start(commands.start, log_path=SERVER_LOG, env=build.app_environment)
     url = build.sandbox.preview_url(PREVIEW_PORT)
-    async with server_output(build.sandbox, SERVER_LOG, build.transcript):
+    async with server_shown(build.sandbox, SERVER_LOG, build.transcript):
         found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
     if found.failure is not None:
         output = await _server_output(build)

@@ -7,7 +7,7 @@ artifact when the job ends.
 import json
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -37,9 +37,6 @@ MAX_SHOWN_CHARS = 256 * 1024
 MAX_KEPT_BYTES = 10 * 1024 * 1024
 _IN_MEMORY_BYTES = 256 * 1024
 
-KEPT_AS = "log.jsonl"
-"""The one file of the manifest that a job's `log` names."""
-
 NOT_SHOWN = "left out from here on: too much to be shown live"
 CUT = "the log ends here: it has as many bytes as are kept of one job"
 
@@ -48,14 +45,22 @@ Show = Callable[[Mapping[str, Any]], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line of a job's log. `id`: the newest entry of the job's stream it is from, else ''."""
+    """One line of a job's log."""
 
     time: str
     attempt: int
     phase: str
     stream: str
     text: str
-    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """The beginning of a line, its phase, and when something was last added to it."""
+
+    text: str
+    phase: str
+    said_at: float
 
 
 class Transcript:
@@ -81,7 +86,7 @@ class Transcript:
         self._attempt = attempt
         self._phase = phase
         self._clock = clock
-        self._rest: dict[Source, tuple[str, float]] = {}
+        self._rest: dict[Source, _Rest] = {}
         self._waiting: dict[tuple[str, Source], str] = {}
         self._shown_of: str = ""
         self._shown_chars = 0
@@ -96,13 +101,16 @@ class Transcript:
         """Take what came. Raises what `run` met that cannot pass."""
         if self._lost:
             raise self._lost
-        rest, _ = self._rest.pop(source, ("", 0.0))
-        lines, newline, rest = (rest + text).rpartition("\n")
+        phase = self._phase()
+        if source in self._rest and self._rest[source].phase != phase:
+            self._end_line(source)
+        before = self._rest.pop(source, None)
+        lines, newline, rest = ((before.text if before else "") + text).rpartition("\n")
         if len(rest) > MAX_LINE_CHARS:
             lines, rest = lines + newline + rest, ""
         if rest:
-            self._rest[source] = rest, anyio.current_time()
-        self._say(source, lines)
+            self._rest[source] = _Rest(rest, phase, anyio.current_time())
+        self._say(source, lines, phase)
         self._news.set()
 
     async def say(self, source: Source, line: str) -> None:
@@ -153,13 +161,16 @@ class Transcript:
         self._kept.close()
 
     def _end_lines(self, *, said_before: float) -> None:
-        for source, (rest, at) in list(self._rest.items()):
-            if at <= said_before:
-                del self._rest[source]
-                self._say(source, rest)
+        for source, rest in list(self._rest.items()):
+            if rest.said_at <= said_before:
+                self._end_line(source)
 
-    def _say(self, source: Source, text: str) -> None:
-        phase, rest = self._phase(), clean(text).strip("\n")
+    def _end_line(self, source: Source) -> None:
+        rest = self._rest.pop(source)
+        self._say(source, rest.text, rest.phase)
+
+    def _say(self, source: Source, text: str, phase: str) -> None:
+        rest = clean(text).strip("\n")
         while rest:
             part, rest = _cut(rest)
             self._keep(source, part, phase)
@@ -216,9 +227,9 @@ def log_lines(said: Iterable[ProgressLine]) -> Iterator[LogLine]:
     for one in said:
         if one.kind == "log":
             data = json.loads(one.data)
-            yield from _lines(one.time, data, one.id)
+            yield from _lines(one.time, data)
         elif one.kind == "capped":
-            yield LogLine(one.time, 0, "", "note", NOT_SHOWN, one.id)
+            yield LogLine(one.time, 0, "", "note", NOT_SHOWN)
 
 
 def kept_lines(content: bytes) -> Iterator[LogLine]:
@@ -228,22 +239,15 @@ def kept_lines(content: bytes) -> Iterator[LogLine]:
         yield from _lines(data["time"], data)
 
 
-def _lines(time: str, data: Mapping[str, Any], entry: str = "") -> Iterator[LogLine]:
-    for text in data["text"].split("\n"):
+def _lines(time: str, said: Mapping[str, Any]) -> Iterator[LogLine]:
+    for text in said["text"].split("\n"):
         yield LogLine(
-            time, data.get("attempt", 1), data.get("phase", ""), data["stream"], text, entry
+            time, said.get("attempt", 1), said.get("phase", ""), said.get("stream", "stdout"), text
         )
 
 
 def _record(line: LogLine) -> bytes:
-    record = {
-        "time": line.time,
-        "attempt": line.attempt,
-        "phase": line.phase,
-        "stream": line.stream,
-        "text": line.text,
-    }
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(asdict(line), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _cut(text: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from service.commands import (
 )
 from service.commands.doctor import doctor
 from service.commands.erase import erase
+from service.commands.logs import logs
 
 app = typer.Typer(
     name="headrace",
@@ -27,6 +28,7 @@ app = typer.Typer(
 for command in (instance.demo, instance.up, instance.env, jobs.submit, jobs.watch, jobs.jobs):
     app.command()(command)
 app.command()(jobs.cancel)
+app.command()(logs)
 app.command()(tenants.cap)
 
 replay_app = typer.Typer(no_args_is_help=True, help="Prove and remake the read model.")

@@ -8,6 +8,7 @@ from typing import Any, Self
 import anyio
 import httpx
 
+from eventstore import START
 from service.errors import ApiError
 
 REQUEST_S = 10.0
@@ -62,12 +63,33 @@ class Client:
         """Ask for a job to be stopped."""
         return await self._ask("POST", f"/v1/jobs/{job_id}/cancel")
 
-    async def follow(self, job_id: str) -> AsyncGenerator[Entry, None]:
+    async def logs(
+        self, job_id: str, **filters: str | int | list[str] | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of a job's log; before them where to go on live: the stream's entry, or None.
+
+        Raises `ApiError`.
+        """
+        params = {name: value for name, value in filters.items() if value is not None}
+        try:
+            async with self._http.stream("GET", f"/v1/jobs/{job_id}/logs", params=params) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    raise _api_error(answer)
+                yield {"entry": answer.headers.get("Headrace-Entry")}
+                async for line in _lines(answer):
+                    yield json.loads(line)
+        except httpx.TransportError as error:
+            raise ApiError(0, f"the API at {self._http.base_url} does not answer") from error
+
+    async def follow(self, job_id: str, *, after: str = START) -> AsyncGenerator[Entry, None]:
         """Every entry of a job's stream to its end, each once, over as many connections as needed.
+
+        `after`: the entry to begin behind.
 
         Raises `ApiError` when the job is not there, or the API stays away for twenty tries.
         """
-        last, failures = "0-0", 0
+        last, failures = after, 0
         while True:
             try:
                 async with self._http.stream(

@@ -117,6 +117,7 @@ async def running(
 
     listener = listen(settings.host, port)
     async with opened_log(settings, servers) as log:
+        artifacts = make_artifacts(settings)
         keys = KeyRing(log.engine)
         key = local_key(settings.home)
         await keys.add(key, tenant=LOCAL_TENANT, name="local")
@@ -147,6 +148,7 @@ async def running(
             log.hub,
             log.engine,
             keys,
+            artifacts,
             trouble=projector.trouble,
             read_wait_s=settings.read_wait_s,
         )

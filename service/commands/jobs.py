@@ -39,7 +39,7 @@ def submit(
 ) -> None:
     """Queue a build of GOAL with the running instance."""
     with friendly():
-        accepted = _ask(lambda client: client.submit(goal, project=project, tier=tier))
+        accepted = ask(lambda client: client.submit(goal, project=project, tier=tier))
         if as_json:
             print_json(accepted)
         elif not follow:
@@ -60,7 +60,7 @@ def _watch(job_id: str, console: Console) -> None:
         return await watch_job(client, watched, Screen(console))
 
     with friendly():
-        watched = _ask(follow)
+        watched = ask(follow)
         console.print(f"\n{summary(watched)}", highlight=False, soft_wrap=True)
         if watched.status != "ready":
             raise typer.Exit(1)
@@ -94,7 +94,7 @@ def jobs(
             "goal": goal,
             "before": before,
         }
-        page = _ask(lambda client: client.jobs(**filters, limit=limit))
+        page = ask(lambda client: client.jobs(**filters, limit=limit))
         if as_json:
             print_json(page["jobs"])
         else:
@@ -105,16 +105,18 @@ def jobs(
 def cancel(job: JobArgument) -> None:
     """Stop a job and everything it runs."""
     with friendly():
-        answer = _ask(lambda client: client.cancel(job))
+        answer = ask(lambda client: client.cancel(job))
         out.print(f"job {answer['job_id']} is {answer['status']}", highlight=False)
 
 
-def _ask(question: Callable[[Client], Awaitable[T]]) -> T:
-    async def ask(url: str, key: str) -> T:
+def ask(question: Callable[[Client], Awaitable[T]]) -> T:
+    """What the API that the settings name answers."""
+
+    async def put(url: str, key: str) -> T:
         async with Client(url, key) as client:
             return await question(client)
 
-    return run(ask, *api())
+    return run(put, *api())
 
 
 def _table(found: list[dict[str, Any]]) -> Table:

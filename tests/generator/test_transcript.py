@@ -244,9 +244,9 @@ def test_of_progress_the_lines_of_the_log_are_taken_one_by_one() -> None:
         ProgressLine("2-3", "capped", "t3", b'{"lines":5000}'),
     ]
     assert list(log_lines(said)) == [
-        LogLine("t2", 1, "deps", "stdout", "a", "2-2"),
-        LogLine("t2", 1, "deps", "stdout", "b", "2-2"),
-        LogLine("t3", 0, "", "note", NOT_SHOWN, "2-3"),
+        LogLine("t2", 1, "deps", "stdout", "a"),
+        LogLine("t2", 1, "deps", "stdout", "b"),
+        LogLine("t3", 0, "", "note", NOT_SHOWN),
     ]
 
 

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def server_output(sandbox: Sandbox, path: str, transcript: Transcript) -> AsyncIterator[None]:
+async def server_shown(sandbox: Sandbox, path: str, transcript: Transcript) -> AsyncIterator[None]:
     """Show what comes into the file at `path` while the block runs, and at its end the rest.
 
     A sandbox that cannot be asked costs these lines only.
