@@ -16,6 +16,7 @@ from service.commands import (
 from service.commands.doctor import doctor
 from service.commands.erase import erase
 from service.commands.logs import logs
+from service.commands.usage import usage
 
 app = typer.Typer(
     name="headrace",
@@ -30,6 +31,8 @@ for command in (instance.demo, instance.up, instance.env, jobs.submit, jobs.watc
 app.command()(jobs.cancel)
 app.command()(logs)
 app.command()(tenants.cap)
+app.command()(tenants.quota)
+app.command()(usage)
 
 replay_app = typer.Typer(no_args_is_help=True, help="Prove and remake the read model.")
 for command in (replay.rebuild, replay.verify, replay.backfill, replay.show):

@@ -1,7 +1,7 @@
 """The API as the CLI uses it."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -45,9 +45,20 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def submit(self, goal: str, *, project: str, tier: str) -> dict[str, Any]:
+    async def submit(
+        self,
+        goal: str,
+        *,
+        project: str,
+        tier: str | None = None,
+        limits: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Queue a build. Raises `ApiError` with the API's own words when it is refused."""
-        body = {"goal": goal, "project_id": project, "tier": tier}
+        body: dict[str, Any] = {"goal": goal, "project_id": project}
+        if tier is not None:
+            body["tier"] = tier
+        if limits:
+            body["limits"] = limits
         return await self._ask("POST", "/v1/jobs", content=json.dumps(body))
 
     async def job(self, job_id: str) -> dict[str, Any]:
@@ -58,6 +69,10 @@ class Client:
         """A page of jobs."""
         params = {name: value for name, value in filters.items() if value is not None}
         return await self._ask("GET", "/v1/jobs", params=params)
+
+    async def usage(self, tier: str | None) -> dict[str, Any]:
+        """Today's use and limits."""
+        return await self._ask("GET", "/v1/usage", params={"tier": tier} if tier else {})
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask for a job to be stopped."""

@@ -113,6 +113,7 @@ async def running(
 ) -> AsyncIterator[tuple[Instance, Log]]:
     """API, worker and projector together in this process, while the block runs."""
     # Only now: commands that serve nothing start a quarter sooner without it.
+    from service.quotas import Quotas
     from service.serving import Parts, api_server, listen
 
     listener = listen(settings.host, port)
@@ -149,6 +150,7 @@ async def running(
             log.engine,
             keys,
             artifacts,
+            Quotas(log.store, log.engine, settings.tiers),
             trouble=projector.trouble,
             read_wait_s=settings.read_wait_s,
         )

@@ -11,6 +11,7 @@ from eventstore import CommandHandler, Hub
 from generator import ArtifactStore
 from schemas import Job, JobRef, JobUnknown, is_id
 from service.keys import KeyRing
+from service.quotas import Quotas
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Parts:
     engine: AsyncEngine
     keys: KeyRing
     artifacts: ArtifactStore
+    quotas: Quotas
     trouble: Mapping[int, str] = field(default_factory=dict)
     read_wait_s: float = 2.0
 
