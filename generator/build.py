@@ -16,7 +16,9 @@ from eventstore import (
     CommandHandler,
     EventStoreError,
     Handled,
+    ProgressLine,
     RedisUnavailable,
+    patiently,
     read_progress,
 )
 from generator.artifacts import ArtifactStore
@@ -159,7 +161,16 @@ class Build:
             return None
 
     async def _earlier_lines(self) -> list[LogLine]:
-        said = [one async for one in read_progress(self.handler.store, self.claim.ref)]
+        """What earlier attempts have shown."""
+
+        async def read() -> list[ProgressLine]:
+            return [one async for one in read_progress(self.handler.store, self.claim.ref)]
+
+        try:
+            said = await patiently(read, KEEP_LOG_S / 2)
+        except RedisUnavailable as error:
+            log.warning("earlier_log_lost", job=self.job.job, error=str(error))
+            return []
         return [line for line in log_lines(said) if line.attempt < self.claim.attempt]
 
     async def _show_log(self, said: Mapping[str, Any]) -> bool:

@@ -76,6 +76,16 @@ end
 if fenced then return {'refused', 'Fenced', owner or '-', attempt or '0'} end
 if version ~= expected then return {'refused', 'VersionConflict', version} end
 
+if day then
+  local used, place = redis.call('HMGET', day, unpack(COUNTED)), 0
+  for limit in string.gmatch(ARGV[17], '%S+') do
+    place = place + 1
+    if limit ~= '-' and tonumber(used[place] or '0') >= tonumber(limit) then
+      return {'refused', 'QuotaSpent', COUNTED[place], used[place] or '0'}
+    end
+  end
+end
+
 local tenant, project = ARGV[4], ARGV[5]
 
 local means = {}
@@ -102,15 +112,6 @@ if queued or ended then
   end
 end
 redis.call('XLEN', KEYS[5])
-if day then
-  local used, place = redis.call('HMGET', day, unpack(COUNTED)), 0
-  for limit in string.gmatch(ARGV[17], '%S+') do
-    place = place + 1
-    if limit ~= '-' and tonumber(used[place] or '0') >= tonumber(limit) then
-      return {'refused', 'QuotaSpent', COUNTED[place], used[place] or '0'}
-    end
-  end
-end
 
 -- From here on everything is written.
 for i = 1, count do
