@@ -15,6 +15,7 @@ from eventstore.errors import (
     NumberTaken,
     PayloadRefused,
     PostgresUnavailable,
+    QuotaSpent,
     RedisUnavailable,
     RepairRefused,
     ServerUnsuitable,
@@ -30,12 +31,14 @@ from eventstore.following import (
     Reset,
     Subscribed,
     follow,
+    read_progress,
     subscribe,
 )
 from eventstore.handling import CommandHandler, Handled, patiently
 from eventstore.housekeeping import Housekeeper
 from eventstore.hub import Hub, Waker
 from eventstore.opening import open_log
+from eventstore.quotas import DayLimits, Spent, day_of, midnight_after
 from eventstore.repair import Fault, Repair, Repaired
 from eventstore.salvage import Found
 from eventstore.store import TENANT_CAP, Appended, CommandId, EventStore
@@ -58,6 +61,7 @@ __all__ = [
     "CommandHandler",
     "CommandId",
     "CommandIdReused",
+    "DayLimits",
     "EventStore",
     "EventStoreError",
     "ExportInterrupted",
@@ -79,12 +83,14 @@ __all__ = [
     "PayloadRefused",
     "PostgresUnavailable",
     "ProgressLine",
+    "QuotaSpent",
     "RedisUnavailable",
     "Repair",
     "RepairRefused",
     "Repaired",
     "Reset",
     "ServerUnsuitable",
+    "Spent",
     "Subscribed",
     "TooManyWaiting",
     "VersionConflict",
@@ -93,13 +99,16 @@ __all__ = [
     "check_export",
     "connect_postgres",
     "connect_redis",
+    "day_of",
     "event_line",
     "export_log",
     "follow",
     "import_log",
+    "midnight_after",
     "open_log",
     "patiently",
     "postgres_errors",
+    "read_progress",
     "redis_errors",
     "subscribe",
     "written_whole",

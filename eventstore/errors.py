@@ -6,6 +6,7 @@ EventStoreError
 ├── CommandIdReused       a command id stands for another request already
 ├── NumberTaken           the proposed build number is not the next one
 ├── TooManyWaiting        the tenant has as many jobs waiting as it may
+├── QuotaSpent            the tenant has used what it may on this day
 ├── PayloadRefused        an event or a line of progress that cannot be kept
 ├── LogMissing            the log that Postgres knows is not in Redis
 ├── LogUnverified         this Redis holds another log, or one that was not opened
@@ -17,6 +18,9 @@ EventStoreError
 ├── ImportRefused         an export that is not whole, or a log that is not empty
 └── RepairRefused         a repair that would do more harm than good
 """
+
+import math
+from datetime import datetime
 
 
 class EventStoreError(Exception):
@@ -70,6 +74,35 @@ class TooManyWaiting(EventStoreError):
         super().__init__(
             f"tenant {tenant} has {limit} jobs waiting already: submit again when some have ended, "
             "or cancel some"
+        )
+
+
+class QuotaSpent(EventStoreError):
+    """The tenant has used what it may on this day. Submit again from `resets_at` on.
+
+    `what` is `jobs`, `tokens` or `usd`; `limit` and `used` are of that.
+    """
+
+    def __init__(
+        self,
+        tenant: str,
+        what: str,
+        *,
+        limit: float,
+        used: float,
+        resets_at: datetime,
+        now: datetime,
+    ) -> None:
+        self.tenant = tenant
+        self.what = what
+        self.limit = limit
+        self.used = used
+        self.resets_at = resets_at
+        self.wait_s = max(1, math.ceil((resets_at - now).total_seconds()))
+        unit = " US dollars" if what == "usd" else f" {what}"
+        super().__init__(
+            f"tenant {tenant} has used {used:,.10g} of the {limit:,.10g}{unit} that it may use a "
+            f"day: submit again from {resets_at:%Y-%m-%d %H:%M} UTC on"
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from eventstore.entries import LogEntry
 from eventstore.errors import LogUnverified
 from eventstore.hub import Hub
-from eventstore.reading import Fields, stream_behind
+from eventstore.reading import Fields, stream_behind, stream_range
 from eventstore.store import EventStore
 from schemas import JobRef, Position, RecordedEvent, from_fields
 
@@ -118,12 +118,29 @@ def _version(entry_id: str) -> int:
 def _entry(entry_id: str, fields: Fields) -> JobEntry:
     if b"type" in fields:
         return JobEvent(entry_id, from_fields(fields))
+    return _progress(entry_id, fields)
+
+
+def _progress(entry_id: str, fields: Fields) -> ProgressLine:
     return ProgressLine(
         id=entry_id,
         kind=fields[b"kind"].decode(),
         time=fields[b"time"].decode(),
         data=fields[b"data"],
     )
+
+
+async def read_progress(store: EventStore, ref: JobRef) -> AsyncGenerator[ProgressLine, None]:
+    """The lines of progress that a job's stream holds now, in order.
+
+    None once the stream has expired: the archive has only events. Raises `RedisUnavailable`.
+    """
+    key, last = store.keys(ref.tenant).job(ref.job), START
+    while found := await stream_range(store.redis, key, after=last, count=_BATCH):
+        for entry_id, fields in found:
+            if b"type" not in fields:
+                yield _progress(entry_id, fields)
+        last = found[-1][0]
 
 
 async def subscribe(

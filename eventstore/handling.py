@@ -12,6 +12,7 @@ import anyio
 from uuid6 import uuid7
 
 from eventstore.errors import PostgresUnavailable, RedisUnavailable, VersionConflict
+from eventstore.quotas import DayLimits
 from eventstore.store import Appended, CommandId, EventStore, event_data
 from eventstore.work import Claim
 from schemas import (
@@ -73,6 +74,8 @@ class CommandHandler:
         job: Job | None = None,
         claim: Claim | None = None,
         command_id: str | None = None,
+        asked: object = None,
+        day_limits: DayLimits | None = None,
         trace: str = "",
         patience_s: float = 0.0,
     ) -> Handled:
@@ -84,10 +87,13 @@ class CommandHandler:
 
         `job` is the state if the caller has it; it is read again when somebody else spoke in
         between. A command id that was answered before is answered alike, before anything is
-        decided: a repeated cancel is not a conflict. Raises what `decide` and `append` raise;
-        `VersionConflict` only when overtaken ten times in a row.
+        decided: a repeated cancel is not a conflict. `asked` is what the caller asked for, where
+        the command was made from more than that: by it a repetition is known. Raises what `decide`
+        and `append` raise; `VersionConflict` only when overtaken ten times in a row.
         """
-        known = CommandId(command_id, request_hash(ref, *commands)) if command_id else None
+        known = (
+            CommandId(command_id, request_hash(ref, *commands, asked=asked)) if command_id else None
+        )
         if known and (earlier := await self.store.find_command(ref.tenant, known)):
             return await self._repeated(ref, earlier)
         request = next((one for one in commands if isinstance(one, RequestBuild)), None)
@@ -107,6 +113,7 @@ class CommandHandler:
                 claim=claim,
                 command=known,
                 build_number=finish.build_number if finish else None,
+                day_limits=day_limits,
             )
             try:
                 appended = await patiently(append, patience_s)
@@ -118,6 +125,14 @@ class CommandHandler:
             return Handled(after, tuple(recorded for _, recorded in events), appended.position)
         assert conflict is not None  # noqa: S101 - the loop ended by nothing else
         raise conflict
+
+    async def answered(
+        self, ref: JobRef, command: type[Command], *, command_id: str, asked: object
+    ) -> Handled | None:
+        """What a command of this id was answered with, if it was: before it is made again."""
+        known = CommandId(command_id, _hash(ref, (command, asked)))
+        earlier = await self.store.find_command(ref.tenant, known)
+        return await self._repeated(ref, earlier) if earlier else None
 
     def _decided(
         self, job: Job | None, ref: JobRef, commands: Sequence[Command], *, cause: str, trace: str
@@ -156,15 +171,20 @@ async def patiently(action: Callable[[], Awaitable[T]], patience_s: float) -> T:
             await anyio.sleep(_PAUSE_S)
 
 
-def request_hash(ref: JobRef, *commands: Command) -> str:
+def request_hash(ref: JobRef, *commands: Command, asked: object = None) -> str:
     """Equal for equal requests. A new build's job id is ours, not the caller's, and left out."""
+    parts = [(type(command), asdict(command) if asked is None else asked) for command in commands]
+    return _hash(ref, *parts)
+
+
+def _hash(ref: JobRef, *parts: tuple[type[Command], object]) -> str:
     content = [
         part
-        for command in commands
+        for command, asked in parts
         for part in (
-            type(command).__name__,
-            "" if isinstance(command, RequestBuild) else ref.job,
-            asdict(command),
+            command.__name__,
+            "" if command is RequestBuild else ref.job,
+            asked,
         )
     ]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """The Redis keys of one partition. All share its hash tag, so one script may touch them all."""
 
 from dataclasses import dataclass
+from datetime import date
 
 GROUP = "generators"
 FORMAT = "2"
@@ -49,6 +50,15 @@ class Keys:
     def caps(self) -> str:
         """Hash: tenant to how many of its jobs may run, where that is not the default."""
         return f"hr:{{{self.partition}}}:caps"
+
+    @property
+    def quotas(self) -> str:
+        """Hash: tenant to what was set for it alone, JSON; whoever sets it knows what it says."""
+        return f"hr:{{{self.partition}}}:quotas"
+
+    def day(self, tenant: str, day: date) -> str:
+        """Hash: what a tenant has used on a day (UTC): jobs, tokens, nano_usd. For two days."""
+        return f"hr:{{{self.partition}}}:day:{tenant}:{day.isoformat()}"
 
     def waiting(self, tenant: str) -> str:
         """Sorted set: `<job> <project> <class>` of the jobs behind its cap, the first one first."""

@@ -25,6 +25,7 @@ from eventstore.errors import (
     VersionConflict,
 )
 from eventstore.keys import Keys
+from eventstore.quotas import DayLimits, Quotas, counts_of, day_of
 from eventstore.reading import hash_fields, server_time_ms, stream_end, stream_exact, stream_range
 from eventstore.scripts import refusal
 from eventstore.verification import SealedScripts, Verification
@@ -107,6 +108,7 @@ class EventStore:
         self.verification = verification
         self.scripts = SealedScripts(redis, verification)
         self._keys = tuple(Keys(number) for number in range(partitions))
+        self.quotas = Quotas(redis, self.scripts, self._keys)
         self.work = Work(redis, self.scripts, self._keys, tenant_cap=tenant_cap)
 
     def partition(self, tenant: str) -> int:
@@ -130,16 +132,20 @@ class EventStore:
         claim: Claim | None = None,
         command: CommandId | None = None,
         build_number: int | None = None,
+        day_limits: DayLimits | None = None,
     ) -> Appended:
         """Append `events` as versions `expected_version` + 1, … of the job, all or none.
 
         With `claim`, only while that worker owns the job. With `command`, at most once: a repeated
         command gives the first result, also when it appended nothing (`events` empty). A JobReady
-        needs `build_number`. Raises `VersionConflict`, `Fenced`, `CommandIdReused`,
-        `NumberTaken`, `TooManyWaiting`, `PayloadRefused`, `LogMissing`, `LogUnverified`,
-        `LogDamaged`, `RedisUnavailable`, and `PostgresUnavailable` where the archive must be asked;
-        nothing was written then, except that after `RedisUnavailable` it may have been, and the
-        same call may be made again.
+        needs `build_number`. What the events use is counted for the tenant's day; with `day_limits`
+        nothing is appended once the day has used as much.
+
+        Raises `VersionConflict`, `Fenced`, `CommandIdReused`, `NumberTaken`, `TooManyWaiting`,
+        `QuotaSpent`, `PayloadRefused`, `LogMissing`, `LogUnverified`, `LogDamaged`,
+        `RedisUnavailable`, and `PostgresUnavailable` where the archive must be asked; nothing was
+        written then, except that after `RedisUnavailable` it may have been, and the same call may
+        be made again.
         """
         keys, tenant = self.keys(ref.tenant), ref.tenant
         names = [
@@ -167,6 +173,9 @@ class EventStore:
             ]
         if any(gets_further(payload) for payload in payloads):
             meaning.append("further")
+        counts = counts_of(payloads)
+        if counts:
+            names.append(keys.day(tenant, day_of(events[0].time)))
         args: list[Any] = [
             expected_version,
             tenant,
@@ -181,6 +190,8 @@ class EventStore:
             "" if build_number is None else build_number,
             self.tenant_cap,
             MAX_WAITING,
+            counts,
+            day_limits.as_argument() if day_limits else "",
             len(events),
         ]
         for event in events:
@@ -207,6 +218,8 @@ class EventStore:
                 raise NumberTaken(project, last)
             case [b"refused", b"TooManyWaiting", limit]:
                 raise TooManyWaiting(tenant, int(limit))
+            case [b"refused", b"QuotaSpent", name, used] if day_limits:
+                raise day_limits.spent(tenant, name.decode(), int(used), now=events[0].time)
         raise refusal(answer, partition=keys.partition, job=ref.job)
 
     async def _append(

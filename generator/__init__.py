@@ -2,20 +2,23 @@
 
 from generator.artifacts import ArtifactStore
 from generator.deadlines import Deadlines, Patience
-from generator.errors import GenerationError, SandboxUnavailable
+from generator.errors import ArtifactMissing, GenerationError, SandboxUnavailable
 from generator.heart import Heart
 from generator.rate import Rate
 from generator.runner import Runner
 from generator.sandbox import SandboxRuntime, SandboxRuntimeFactory
 from generator.service import GenerationService
+from generator.transcript import LogLine, kept_lines, log_lines
 from generator.worker import Worker
 
 __all__ = [
+    "ArtifactMissing",
     "ArtifactStore",
     "Deadlines",
     "GenerationError",
     "GenerationService",
     "Heart",
+    "LogLine",
     "Patience",
     "Rate",
     "Runner",
@@ -23,4 +26,6 @@ __all__ = [
     "SandboxRuntimeFactory",
     "SandboxUnavailable",
     "Worker",
+    "kept_lines",
+    "log_lines",
 ]

@@ -14,12 +14,15 @@ async def run_command(
     build: Build, sandbox: Sandbox, command: str, timeout_s: float, failure: str
 ) -> CommandResult:
     """The result of a command that succeeds. Raises `CheckFailed`, beginning with `failure`."""
-    transcript = build.transcript()
+    await build.transcript.say("command", command)
     try:
         result = await sandbox.run(
-            command, timeout_s=timeout_s, env=build.app_environment, on_output=transcript.take
+            command,
+            timeout_s=timeout_s,
+            env=build.app_environment,
+            on_output=build.transcript.take,
         )
-        await transcript.flush()
+        await build.transcript.flush()
     except CommandTimeout as error:
         raise CheckFailed(
             f"{failure}: `{command}` did not end within {timeout_s:g} s",
@@ -40,6 +43,7 @@ async def run_command(
 
 async def start_server(build: Build, sandbox: Sandbox, command: str) -> None:
     """Start the app; what it prints goes to its log in the sandbox."""
+    await build.transcript.say("command", command)
     with deadline(build.deadlines.call_s, "starting the app"):
         await sandbox.start(command, log_path=SERVER_LOG, env=build.app_environment)
 

@@ -93,6 +93,16 @@ class ArtifactStore:
         entries = json.loads(await self._get_blob(manifest))["files"]
         return {path: await self._get_blob(entry["sha256"]) for path, entry in entries.items()}
 
+    async def put_blob(self, content: bytes) -> str:
+        """Store a blob that no manifest lists; its digest."""
+        digest = _digest(content)
+        await self._put_blob(digest, content, anyio.CapacityLimiter(1))
+        return digest
+
+    async def get_blob(self, digest: str) -> bytes:
+        """The content of a blob. Raises `ArtifactMissing`."""
+        return await self._get_blob(digest)
+
     async def erase(
         self, manifests: Collection[str], *, jobs: Collection[str], kept: Sequence[str]
     ) -> Deleted:

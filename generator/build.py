@@ -8,17 +8,27 @@ from typing import Any
 
 import anyio
 import structlog
+from obstore.exceptions import BaseError as ObstoreError
 
-from eventstore import Claim, CommandHandler, Handled, RedisUnavailable
+from eventstore import (
+    Claim,
+    CommandHandler,
+    EventStoreError,
+    Handled,
+    ProgressLine,
+    RedisUnavailable,
+    patiently,
+    read_progress,
+)
 from generator.artifacts import ArtifactStore
 from generator.budget import added, overspent
 from generator.deadlines import Deadlines, Patience, deadline
 from generator.drafts import NO_DRAFT, STORE_ERRORS, Draft, Drafts
-from generator.errors import BudgetSpent, SandboxUnavailable
+from generator.errors import BudgetSpent, GenerationError, SandboxUnavailable
 from generator.rate import Rate
 from generator.runner import Runner
-from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory, Stream
-from generator.transcript import Transcript
+from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory
+from generator.transcript import LogLine, Transcript, log_lines
 from generator.workspace import Workspace
 from schemas import Command, Job, Phase
 from schemas.commands import NO_USAGE, Usage
@@ -26,6 +36,7 @@ from schemas.commands import NO_USAGE, Usage
 log = structlog.get_logger()
 
 LOG_PATIENCE_S = 60.0
+KEEP_LOG_S = 10.0
 
 
 @dataclass(slots=True)
@@ -56,10 +67,20 @@ class Build:
     """Whether a cancel was requested, so that nobody will go on with this build."""
     maybe_ready: bool = False
     """Whether the log may say READY although its answer has not arrived."""
+    transcript: Transcript = field(init=False, repr=False)
+    """Takes all that is said during this build."""
     _carried: Usage = NO_USAGE
     _drafts: Drafts | None = field(default=None, repr=False)
     _runtime: SandboxRuntime | None = field(default=None, repr=False)
     _files: dict[str, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.transcript = Transcript(
+            self._show_log,
+            attempt=self.claim.attempt,
+            phase=lambda: self.job.status.value,
+            clock=self.handler.clock,
+        )
 
     @property
     def marker(self) -> str:
@@ -105,21 +126,42 @@ class Build:
         self.has_more.set()
         await self.note("file", {"path": path, "size_bytes": size_bytes})
 
-    async def note_text(self, text: str) -> None:
-        """Show a remark of the worker's own."""
-        await self.note("log", {"phase": self.job.status, "stream": "stdout", "text": text})
-
     async def said(self, text: str) -> None:
-        """Show what the model says."""
-        await self.note("said", {"text": text})
+        """Show what the model says, put together to lines."""
+        await self.transcript.take("model", text)
 
-    def transcript(self) -> Transcript:
-        """Shows what a command of the current phase prints."""
+    async def keep_log(self) -> str | None:
+        """Keep all that was said in this build; what the event that ends the job calls `log`.
 
-        async def show(stream: Stream, text: str) -> None:
-            await self.note("log", {"phase": self.job.status, "stream": stream, "text": text})
+        None when nothing was said, or it cannot be kept: a log must not keep its job from ending.
+        """
+        try:
+            with deadline(KEEP_LOG_S, "keeping the log"):
+                await self.transcript.flush()
+                # Of an attempt whose worker is gone there is what it has shown.
+                earlier = await self._earlier_lines() if self.claim.attempt > 1 else ()
+                content = self.transcript.whole(earlier)
+                return await self.artifacts.put_blob(content) if content else None
+        except (EventStoreError, GenerationError, ObstoreError, OSError) as error:
+            log.warning("log_not_kept", job=self.job.job, exc_info=error)
+            return None
 
-        return Transcript(show)
+    async def _earlier_lines(self) -> list[LogLine]:
+        """What earlier attempts have shown."""
+
+        async def read() -> list[ProgressLine]:
+            return [one async for one in read_progress(self.handler.store, self.claim.ref)]
+
+        try:
+            said = await patiently(read, KEEP_LOG_S / 2)
+        except RedisUnavailable as error:
+            log.warning("earlier_log_lost", job=self.job.job, error=str(error))
+            return []
+        return [line for line in log_lines(said) if line.attempt < self.claim.attempt]
+
+    async def _show_log(self, said: Mapping[str, Any]) -> bool:
+        store = self.handler.store
+        return await store.progress(self.claim, "log", said, time=self.handler.clock())
 
     # --- what is used ----------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ async def _run(build: Build, base: Mapping[str, bytes]) -> Mapping[str, bytes]:
     async def run() -> None:
         with deadline(build.deadlines.code_s, f"the {runner.name} runner"):
             await build.used(await run_in_thread(runner, task, workspace, build))
+            await build.transcript.flush()
 
     async def keep() -> None:
         await build.keep_draft(changed(base, workspace.files, build.usage))

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from generator.app_manifest import app_commands
-from generator.app_runs import run_command, server_output, start_server
+from generator.app_runs import SERVER_LOG, run_command, server_output, start_server
 from generator.build import Build
 from generator.coding import write_code
 from generator.errors import CheckFailed
@@ -17,6 +17,7 @@ from generator.output import clean, last_line, tail
 from generator.probe import probe
 from generator.provisioning import provide, surviving
 from generator.sandbox import PREVIEW_PORT
+from generator.server_tail import server_shown
 from schemas import Phase
 from schemas.commands import CompletePhase
 from schemas.events import Fact
@@ -100,7 +101,8 @@ async def _checks(build: Build) -> CompletePhase:
     tests_ms = _ms(started)
     await start_server(build, sandbox, commands.start)
     url = sandbox.preview_url(PREVIEW_PORT)
-    found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
+    async with server_shown(sandbox, SERVER_LOG, build.transcript):
+        found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
     if found.failure is not None:
         output = await server_output(build, sandbox)
         raise CheckFailed(

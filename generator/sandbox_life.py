@@ -112,4 +112,4 @@ async def _end(build: Build, sandbox_id: str) -> None:
 
 
 async def _note_wait(build: Build, wait_s: float) -> None:
-    await build.note_text(f"waiting {wait_s:.1f} s for a turn at making a sandbox")
+    await build.transcript.say("note", f"waiting {wait_s:.1f} s for a turn at making a sandbox")

@@ -137,6 +137,7 @@ class GenerationService:
                 await end_sandboxes(build)
             raise
         finally:
+            build.transcript.close()
             if build.job.is_terminal and build.job.status is not Status.READY:
                 await end_sandboxes(build)  # also of a job that somebody else has ended
             elif build.sandbox:
@@ -152,7 +153,8 @@ class GenerationService:
             anyio.CancelScope() as scope,
         ):
             watch = partial(self._watch_for_cancel, build, waker, scope)
-            await beside(watch, partial(self._walk, build))
+            walk = partial(beside, watch, partial(self._walk, build))
+            await (beside(build.transcript.run, walk) if self._runner else walk())
         return not build.job.is_terminal
 
     async def _watch_for_cancel(self, build: Build, waker: Waker, scope: anyio.CancelScope) -> None:
@@ -240,8 +242,9 @@ class GenerationService:
 
     async def _finish(self, build: Build, done: CompletePhase) -> None:
         """Complete the last phase, and with it the build, under the next number."""
+        digest = await build.keep_log()
         number = await self._numbering.propose(build.job.tenant, build.job.project)
-        command = FinishBuild(build_number=number)
+        command = FinishBuild(build_number=number, log=digest)
         if build.sandbox:
             command = replace(
                 command,
@@ -299,10 +302,11 @@ class GenerationService:
             exc_info=None if expected else error,
         )
         await end_sandboxes(build)
-        await build.tell(replace(_failure(error, debug_id), usage=build.usage))
+        digest = await build.keep_log()
+        await build.tell(replace(_failure(error, debug_id), usage=build.usage, log=digest))
 
     async def _confirm_cancel(self, build: Build) -> None:
-        confirm = ConfirmCancel(usage=build.usage)
+        confirm = ConfirmCancel(usage=build.usage, log=await build.keep_log())
         try:
             handled = await self._handler.handle(
                 build.claim.ref, confirm, claim=build.claim, patience_s=LOG_PATIENCE_S

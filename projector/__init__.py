@@ -21,6 +21,7 @@ from projector.queries import (
     row_of,
     stats,
     timeline,
+    used_on,
 )
 from projector.replay import Replayed, backfill, processes, rebuild, verify
 from projector.standing import Standing, standing
@@ -60,5 +61,6 @@ __all__ = [
     "standing",
     "stats",
     "timeline",
+    "used_on",
     "verify",
 ]

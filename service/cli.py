@@ -15,6 +15,8 @@ from service.commands import (
 )
 from service.commands.doctor import doctor
 from service.commands.erase import erase
+from service.commands.logs import logs
+from service.commands.usage import usage
 
 app = typer.Typer(
     name="headrace",
@@ -35,7 +37,10 @@ for command in (
 ):
     app.command()(command)
 app.command()(jobs.cancel)
+app.command()(logs)
 app.command()(tenants.cap)
+app.command()(tenants.quota)
+app.command()(usage)
 
 replay_app = typer.Typer(no_args_is_help=True, help="Prove and remake the read model.")
 for command in (replay.rebuild, replay.verify, replay.backfill, replay.show):

@@ -1,13 +1,14 @@
 """The API as the CLI uses it."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import anyio
 import httpx
 
+from eventstore import START
 from service.errors import ApiError
 
 REQUEST_S = 10.0
@@ -44,9 +45,20 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def submit(self, goal: str, *, project: str, tier: str) -> dict[str, Any]:
+    async def submit(
+        self,
+        goal: str,
+        *,
+        project: str,
+        tier: str | None = None,
+        limits: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Queue a build. Raises `ApiError` with the API's own words when it is refused."""
-        body = {"goal": goal, "project_id": project, "tier": tier}
+        body: dict[str, Any] = {"goal": goal, "project_id": project}
+        if tier is not None:
+            body["tier"] = tier
+        if limits:
+            body["limits"] = limits
         return await self._ask("POST", "/v1/jobs", content=json.dumps(body))
 
     async def job(self, job_id: str) -> dict[str, Any]:
@@ -58,16 +70,41 @@ class Client:
         params = {name: value for name, value in filters.items() if value is not None}
         return await self._ask("GET", "/v1/jobs", params=params)
 
+    async def usage(self, tier: str | None) -> dict[str, Any]:
+        """Today's use and limits."""
+        return await self._ask("GET", "/v1/usage", params={"tier": tier} if tier else {})
+
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask for a job to be stopped."""
         return await self._ask("POST", f"/v1/jobs/{job_id}/cancel")
 
-    async def follow(self, job_id: str) -> AsyncGenerator[Entry, None]:
+    async def logs(
+        self, job_id: str, **filters: str | int | list[str] | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of a job's log; before them where to go on live: the stream's entry, or None.
+
+        Raises `ApiError`.
+        """
+        params = {name: value for name, value in filters.items() if value is not None}
+        try:
+            async with self._http.stream("GET", f"/v1/jobs/{job_id}/logs", params=params) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    raise _api_error(answer)
+                yield {"entry": answer.headers.get("Headrace-Entry")}
+                async for line in _lines(answer):
+                    yield json.loads(line)
+        except httpx.TransportError as error:
+            raise ApiError(0, f"the API at {self._http.base_url} does not answer") from error
+
+    async def follow(self, job_id: str, *, after: str = START) -> AsyncGenerator[Entry, None]:
         """Every entry of a job's stream to its end, each once, over as many connections as needed.
+
+        `after`: the entry to begin behind.
 
         Raises `ApiError` when the job is not there, or the API stays away for twenty tries.
         """
-        last, failures = "0-0", 0
+        last, failures = after, 0
         while True:
             try:
                 async with self._http.stream(

@@ -53,7 +53,7 @@ async def demo(
     """Submit a goal and show its build to the end. Raises `ApiError` when the goal is refused."""
     began = time.monotonic()
     async with Client(instance.url, instance.key) as client:
-        accepted = await client.submit(goal, project=project, tier="free")
+        accepted = await client.submit(goal, project=project)
         watched = Watched(accepted["job_id"], goal, accepted["project_id"])
         try:
             await watch(client, watched, screen)

@@ -17,11 +17,12 @@ from eventstore import (
     LogUnverified,
     PayloadRefused,
     PostgresUnavailable,
+    QuotaSpent,
     RedisUnavailable,
     TooManyWaiting,
     VersionConflict,
 )
-from schemas import CommandRefused, JobUnknown, UndecodableEvent
+from schemas import CommandRefused, JobUnknown, UndecodableEvent, format_time
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = "2"
@@ -55,6 +56,10 @@ class Unusable(Exception):
         self.field = field
         self.problem = problem
         super().__init__(f"{field}: {problem}")
+
+
+class NotAllowed(Exception):
+    """The tenant may not have what it asks for; the message says what it may have: 403."""
 
 
 class NotThere(Exception):
@@ -107,6 +112,23 @@ def install(app: FastAPI) -> None:
         answer.headers.update(error.headers)
         return answer
 
+    async def not_allowed(_: Request, error: Exception) -> Response:
+        return problem(403, "Not allowed", str(error))
+
+    async def quota_spent(_: Request, error: Exception) -> Response:
+        assert isinstance(error, QuotaSpent)  # noqa: S101 - registered for it
+        answer = problem(
+            429,
+            "The quota of the day is used up",
+            str(error),
+            quota=error.what,
+            limit=error.limit,
+            used=error.used,
+            resets_at=format_time(error.resets_at),
+        )
+        answer.headers["Retry-After"] = str(error.wait_s)
+        return answer
+
     async def nothing_more(_: Request, __: Exception) -> Response:
         return Response(status_code=204)
 
@@ -115,6 +137,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Unusable, unusable)
+    app.add_exception_handler(NotAllowed, not_allowed)
+    app.add_exception_handler(QuotaSpent, quota_spent)
     app.add_exception_handler(NotThere, not_there)
     app.add_exception_handler(NothingMore, nothing_more)
 

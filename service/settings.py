@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsInvalid
+from service.tiers import Tiers
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,6 +77,10 @@ class Settings(BaseSettings):
 
     tenant_cap: Annotated[int, Field(ge=0, le=100_000)] = 4
     """How many jobs of a tenant run at a time, unless it has a cap of its own; the rest waits."""
+
+    tiers: Tiers = Tiers()
+    """What each tier may, as JSON: only what is to be otherwise; null takes a limit away."""
+
     max_deliveries: Annotated[int, Field(ge=1, le=100)] = 3
     """How many workers may end over a job, none getting further, before it is given up."""
 
@@ -136,7 +141,8 @@ class Settings(BaseSettings):
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0])
             variable = name if name.isupper() else f"HEADRACE_{name.upper()}"
-            raise SettingsInvalid(f"{variable}: {first['msg']}") from error
+            within = "".join(f"{part}: " for part in first["loc"][1:])
+            raise SettingsInvalid(f"{variable}: {within}{first['msg']}") from error
         if settings.sandbox_kind is SandboxKind.E2B and not settings.e2b_api_key:
             raise SettingsInvalid("HEADRACE_SANDBOX is e2b, but E2B_API_KEY is not set")
         for name, url, schemes in (

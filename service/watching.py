@@ -46,6 +46,9 @@ class Watched:
     result: dict[str, Any] = field(default_factory=dict)
     ended_at: datetime | None = None
     files: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    repair_cost_usd: float = 0.0
     steps: dict[str, Step] = field(default_factory=lambda: {name: Step() for name in _STEPS})
     log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
 
@@ -72,6 +75,7 @@ class Watched:
         return self._take_event(entry.name, entry.data["data"], at)
 
     def _take_event(self, name: str, data: dict[str, Any], at: datetime) -> str | None:
+        self._count(data)
         match name:
             case "JobQueued":
                 self.queued_at = at
@@ -122,6 +126,14 @@ class Watched:
                         self._end(step_name, _END[name], at)
                 return None
         return None
+
+    def _count(self, data: dict[str, Any]) -> None:
+        """Add what an event says was used; in a later round than the first it was for a repair."""
+        self.round = data.get("round", self.round)
+        self.tokens += data.get("input_tokens", 0) + data.get("output_tokens", 0)
+        self.cost_usd += data.get("cost_usd", 0.0)
+        if self.round > 1:
+            self.repair_cost_usd += data.get("cost_usd", 0.0)
 
     def _take_progress(self, kind: str, data: dict[str, Any]) -> str | None:
         if kind == "file":
@@ -226,8 +238,23 @@ _MARK = {
 }
 
 
+def cost(usd: float, of_repairs_usd: float) -> str:
+    """Money as a person reads it, that for repairs apart."""
+    if not usd:
+        return ""
+    return f"${usd:.4g}" + (f" (repairs ${of_repairs_usd:.4g})" if of_repairs_usd else "")
+
+
 def summary(watched: Watched) -> str:
     """How it ended, in rich markup: what a person does next stands in it."""
+    ended = _ended(watched)
+    if watched.tokens or watched.cost_usd:
+        money = cost(watched.cost_usd, watched.repair_cost_usd)
+        ended += f"\n  Used       {watched.tokens:,} tokens{', ' if money else ''}{money}"
+    return ended
+
+
+def _ended(watched: Watched) -> str:
     result = watched.result
     if watched.status == "ready":
         lines = [
@@ -244,6 +271,7 @@ def summary(watched: Watched) -> str:
         return (
             f"[bold red]FAILED[/]{phase}: {escape(result['message'])}\n"
             f"  Debug id   {escape(result['debug_id'])}\n"
+            f"  Log        ./headrace logs {watched.job_id}\n"
             f"  History    ./headrace replay show {watched.job_id}"
         )
     return f"[bold yellow]CANCELLED[/] by {escape(result.get('by', '?'))}"

@@ -114,10 +114,12 @@ async def running(
 ) -> AsyncIterator[tuple[Instance, Log]]:
     """API, worker and projector together in this process, while the block runs."""
     # Only now: commands that serve nothing start a quarter sooner without it.
+    from service.quotas import Quotas
     from service.serving import Parts, api_server, listen
 
     listener = listen(settings.host, port)
     async with opened_log(settings, servers) as log:
+        artifacts = make_artifacts(settings)
         keys = KeyRing(log.engine)
         key = local_key(settings.home)
         await keys.add(key, tenant=LOCAL_TENANT, name="local")
@@ -135,6 +137,8 @@ async def running(
             log.hub,
             log.engine,
             keys,
+            artifacts,
+            Quotas(log.store, log.engine, settings.tiers),
             trouble=projector.trouble,
             read_wait_s=settings.read_wait_s,
         )

@@ -4,6 +4,7 @@ KEYS   1 meta   2 log   3 the job's stream   4 runs   5 bell
        6 cmd (any key of the partition when there is no command id)
        and, for an append that queues or ends the job:
        7 builds   8 tenants   9 caps   10 waiting:<tenant>   11 work:high   12 work:normal
+       and last, where there is something to count: day:<tenant>:<day>
 ARGV   1 lineage   2 the server it was verified on   3 expected version
        4 tenant   5 project   6 job   7 work class
        8 owner, 9 attempt: of the worker that appends; '' for a command from outside
@@ -12,7 +13,9 @@ ARGV   1 lineage   2 the server it was verified on   3 expected version
        11 request hash, 12 life of the result in ms; '' when there is no command id
        13 proposed build number; '' unless a JobReady is among the events
        14 cap of a tenant without one of its own   15 how many jobs of a tenant may wait
-       16 number of events, then for each: id, type, time, cause, trace, data
+       16 what the events add to the tenant's day: jobs, tokens, billionths of a dollar; or ''
+       17 how much of each the day may have before a job is queued, `-`: any; '' without a limit
+       18 number of events, then for each: id, type, time, cause, trace, data
 
 Result {'ok', version, epoch, seq}            of the last event
        {'repeated', job, version, position}   this command id was answered before, with this
@@ -25,10 +28,13 @@ lose large integers.
 ]]
 -- include: seal
 -- include: admission
-local FIXED, PER_EVENT, GROUP = 16, 6, 'generators'
-local count = tonumber(ARGV[16])
-local bookkeeping = #KEYS == 12
-if not (bookkeeping or #KEYS == 6) or not count or #ARGV ~= FIXED + count * PER_EVENT then
+local FIXED, PER_EVENT, GROUP = 18, 6, 'generators'
+local COUNTED, DAY_LIVES_S = {'jobs', 'tokens', 'nano_usd'}, 172800
+local count = tonumber(ARGV[18])
+local day = ARGV[16] ~= '' and KEYS[#KEYS]
+local named = #KEYS - (day and 1 or 0)
+local bookkeeping = named == 12
+if not (bookkeeping or named == 6) or not count or #ARGV ~= FIXED + count * PER_EVENT then
   return redis.error_reply('HEADRACE append: wrong number of keys or arguments')
 end
 
@@ -69,6 +75,16 @@ end
 -- Behind the twin: a job whose last event is there already has no owner any more.
 if fenced then return {'refused', 'Fenced', owner or '-', attempt or '0'} end
 if version ~= expected then return {'refused', 'VersionConflict', version} end
+
+if day then
+  local used, place = redis.call('HMGET', day, unpack(COUNTED)), 0
+  for limit in string.gmatch(ARGV[17], '%S+') do
+    place = place + 1
+    if limit ~= '-' and tonumber(used[place] or '0') >= tonumber(limit) then
+      return {'refused', 'QuotaSpent', COUNTED[place], used[place] or '0'}
+    end
+  end
+end
 
 local tenant, project = ARGV[4], ARGV[5]
 
@@ -139,6 +155,14 @@ if count > 0 then
   redis.call('PERSIST', KEYS[3])
   local what = admitted > 0 and 'queued' or ARGV[8] == '' and 'request' or 'event'
   redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'job', job, 'what', what)
+end
+if day then
+  local place = 0
+  for amount in string.gmatch(ARGV[16], '%d+') do
+    place = place + 1
+    if amount ~= '0' then redis.call('HINCRBY', day, COUNTED[place], amount) end
+  end
+  redis.call('EXPIRE', day, DAY_LIVES_S)
 end
 if hash ~= '' then
   local result = table.concat({hash, job, expected + count, epoch .. '-' .. (seq + count)}, ' ')

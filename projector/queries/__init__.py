@@ -17,7 +17,7 @@ from projector.queries.projects import (
     list_projects,
     project_by_id,
 )
-from projector.queries.statistics import DayRow, PhaseStats, Stats, Wait, stats
+from projector.queries.statistics import DayRow, PhaseStats, Stats, Wait, stats, used_on
 
 __all__ = [
     "BuildRow",
@@ -38,4 +38,5 @@ __all__ = [
     "row_of",
     "stats",
     "timeline",
+    "used_on",
 ]

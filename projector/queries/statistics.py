@@ -156,5 +156,15 @@ async def stats(
     )
 
 
+async def used_on(connection: AsyncConnection, tenant: str, day: date) -> tuple[int, int, int]:
+    """What a tenant has used on a day: jobs queued, tokens, money in billionths of a dollar."""
+    query = (
+        "SELECT coalesce(sum(queued), 0), coalesce(sum(input_tokens + output_tokens), 0), "
+        "coalesce(sum(cost_usd), 0) FROM daily_stats WHERE tenant = :tenant AND day = :day"
+    )
+    found = (await connection.execute(text(query), {"tenant": tenant, "day": day})).one()
+    return int(found[0]), int(found[1]), int(found[2] * 1_000_000_000)
+
+
 def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)

@@ -17,6 +17,7 @@ from service.api.parts import OwnParts, Tenant, load, own_ref
 from service.api.reading import POSITION, ReadModel
 from service.history import parse_moment, parse_time, read_history, state_at
 from service.problems import Unusable
+from service.quotas import Wanted
 
 MAX_WORDS_CHARS = 200
 router = APIRouter()
@@ -51,7 +52,8 @@ class JobRequest(BaseModel):
     goal: Goal
     project_id: Slug = "default"
     user_id: Slug = "anonymous"
-    tier: Tier = "free"
+    tier: Tier | None = None
+    limits: Wanted = Wanted()
 
 
 class Accepted(BaseModel):
@@ -87,9 +89,18 @@ async def submit(
         user_id=request.user_id,
         project_id=request.project_id,
         goal=request.goal,
-        tier=request.tier,
     )
-    handled = await parts.handler.handle(JobRef(owner, str(uuid7())), command, command_id=key)
+    ref, asked = JobRef(owner, str(uuid7())), request.model_dump()
+    if key is not None:
+        again = await parts.handler.answered(ref, RequestBuild, command_id=key, asked=asked)
+        if again is not None:
+            return _accepted(again.job, again.position, response)
+    allowed = await parts.quotas.allow(
+        command, tier=request.tier, wanted=request.limits, now=parts.handler.clock()
+    )
+    handled = await parts.handler.handle(
+        ref, allowed.command, command_id=key, asked=asked, day_limits=allowed.day_limits
+    )
     return _accepted(handled.job, handled.position, response)
 
 

@@ -8,8 +8,10 @@ from fastapi import Depends, Header, HTTPException, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import CommandHandler, Hub
+from generator import ArtifactStore
 from schemas import Job, JobRef, JobUnknown, is_id
 from service.keys import KeyRing
+from service.quotas import Quotas
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Parts:
     hub: Hub
     engine: AsyncEngine
     keys: KeyRing
+    artifacts: ArtifactStore
+    quotas: Quotas
     trouble: Mapping[int, str] = field(default_factory=dict)
     read_wait_s: float = 2.0
 

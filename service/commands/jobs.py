@@ -20,7 +20,7 @@ from service.commands.terminal import (
     print_json,
     run,
 )
-from service.watching import Screen, Watched, summary
+from service.watching import Screen, Watched, cost, summary
 from service.watching import watch as watch_job
 
 T = TypeVar("T")
@@ -33,13 +33,34 @@ _STYLE = {"ready": "green", "failed": "red", "cancelled": "yellow"}
 def submit(
     goal: Goal,
     project: Project = "default",
-    tier: Annotated[str, typer.Option(help="free or pro.")] = "free",
+    tier: Annotated[str | None, typer.Option(help="free or pro.")] = None,
+    max_cost: Annotated[
+        float | None, typer.Option("--max-cost", help="End it when it has cost so many dollars.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="End it when it has used so many tokens.")
+    ] = None,
+    max_wall: Annotated[
+        int | None, typer.Option("--max-wall", help="End it so many seconds after its start.")
+    ] = None,
+    max_repairs: Annotated[
+        int | None, typer.Option("--max-repairs", help="Repair it no more often than that.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--watch", "-w", help="Watch it to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Queue a build of GOAL with the running instance."""
     with friendly():
-        accepted = _ask(lambda client: client.submit(goal, project=project, tier=tier))
+        asked = {
+            "max_cost_usd": max_cost,
+            "max_tokens": max_tokens,
+            "max_wall_s": max_wall,
+            "max_repairs": max_repairs,
+        }
+        limits = {name: limit for name, limit in asked.items() if limit is not None}
+        accepted = ask(
+            lambda client: client.submit(goal, project=project, tier=tier, limits=limits)
+        )
         if as_json:
             print_json(accepted)
         elif not follow:
@@ -60,7 +81,7 @@ def _watch(job_id: str, console: Console) -> None:
         return await watch_job(client, watched, Screen(console))
 
     with friendly():
-        watched = _ask(follow)
+        watched = ask(follow)
         console.print(f"\n{summary(watched)}", highlight=False, soft_wrap=True)
         if watched.status != "ready":
             raise typer.Exit(1)
@@ -94,7 +115,7 @@ def jobs(
             "goal": goal,
             "before": before,
         }
-        page = _ask(lambda client: client.jobs(**filters, limit=limit))
+        page = ask(lambda client: client.jobs(**filters, limit=limit))
         if as_json:
             print_json(page["jobs"])
         else:
@@ -105,22 +126,27 @@ def jobs(
 def cancel(job: JobArgument) -> None:
     """Stop a job and everything it runs."""
     with friendly():
-        answer = _ask(lambda client: client.cancel(job))
+        answer = ask(lambda client: client.cancel(job))
         out.print(f"job {answer['job_id']} is {answer['status']}", highlight=False)
 
 
-def _ask(question: Callable[[Client], Awaitable[T]]) -> T:
-    async def ask(url: str, key: str) -> T:
+def ask(question: Callable[[Client], Awaitable[T]]) -> T:
+    """What the API that the settings name answers."""
+
+    async def put(url: str, key: str) -> T:
         async with Client(url, key) as client:
             return await question(client)
 
-    return run(ask, *api())
+    return run(put, *api())
 
 
 def _table(found: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for title in ("STATUS", "BUILD", "PROJECT", "JOB"):
         table.add_column(title, no_wrap=True)
+    has_cost = any(job["cost_usd"] for job in found)
+    if has_cost:
+        table.add_column("COST", no_wrap=True)
     table.add_column("GOAL", overflow="fold")
     for job in found:
         style = _STYLE.get(job["status"], "default")
@@ -129,6 +155,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
             job["build_version"] or "",
             job["project_id"],
             job["job_id"],
+            *([cost(job["cost_usd"], job["repair_cost_usd"])] if has_cost else []),
             escape(" ".join(job["goal"].split())[:100]),
         )
     return table

@@ -1,8 +1,10 @@
-"""How many jobs of a tenant run at a time: cap."""
+"""What tenants may: cap, quota."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.table import Table
 
 from eventstore import Admission, EventStore
@@ -10,6 +12,7 @@ from schemas import ID_RULE, is_id
 from service.commands.replay import on_log
 from service.commands.terminal import friendly, out
 from service.errors import SettingsInvalid
+from service.settings import Settings
 from service.wiring import Log
 
 MOST = 100_000
@@ -42,6 +45,54 @@ def cap(
                 f"tenant {tenant}: at most {now.cap} at a time, {now.running} run now",
                 highlight=False,
             )
+
+
+def quota(
+    tenant: Annotated[str, typer.Argument(help="A tenant.", show_default=False)],
+    tier: Annotated[
+        str | None,
+        typer.Option(help="Put it on a tier, free or pro, with that tier's cap; `none`: on none."),
+    ] = None,
+    jobs: Annotated[str | None, typer.Option(help="Jobs a day.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Tokens a day.")] = None,
+    usd: Annotated[str | None, typer.Option(help="US dollars a day.")] = None,
+) -> None:
+    """Show or set what a tenant may use a day; `default` gives it what its tier has again."""
+    from service.quotas import OwnQuota, Quotas
+
+    given = {"tier": tier, "jobs_a_day": jobs, "tokens_a_day": tokens, "usd_a_day": usd}
+    changes = {
+        name: None if text in ("default", "none") else text
+        for name, text in given.items()
+        if text is not None
+    }
+
+    async def change(log: Log) -> str:
+        quotas = Quotas(log.store, log.engine, Settings.read().tiers)
+        own = await quotas.own(tenant)
+        if changes:
+            try:
+                own = OwnQuota.model_validate({**own.model_dump(), **changes})
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                raise SettingsInvalid(f"{first['loc'][0]}: {first['msg']}") from error
+            await quotas.set_own(tenant, own)
+        standing = await quotas.standing(tenant, None, now=datetime.now(UTC))
+        used, day = standing.spent, standing.day
+        return (
+            f"tenant {tenant}, tier {standing.tier}{'' if own.tier else ' unless it asks for pro'}:"
+            f"\n  jobs today    {_of(used.jobs, day.jobs)}"
+            f"\n  tokens today  {_of(used.tokens, day.tokens)}"
+            f"\n  dollars today {_of(used.usd, day.usd)}"
+        )
+
+    with friendly():
+        _check(tenant, None)
+        out.print(on_log(change), highlight=False)
+
+
+def _of(used: float, limit: float | None) -> str:
+    return f"{used:,.6g} of {'any number' if limit is None else f'{limit:,.10g}'}"
 
 
 def _check(tenant: str | None, jobs: str | None) -> None:

@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import eventstore
-from eventstore import Archive, CommandHandler, Fenced, Housekeeper, open_log
+from eventstore import Archive, CommandHandler, Fenced, Housekeeper, Spent, day_of, open_log
 from eventstore.erasing import forget_commands, forget_streams, newest_events
 from eventstore.transfer import Living, _requeue, _restore
 from projector import Projector
@@ -108,6 +108,7 @@ async def live(handler: CommandHandler, redis: Redis, engine: AsyncEngine) -> No
         request = RequestBuild(TENANT, "ann", PROJECT, "a list")
         await handler.handle(job, request, command_id=f"request-{job.job}")
     await store.work.set_cap(TENANT, 2)
+    await store.quotas.count_from(TENANT, day_of(datetime.now(UTC)), Spent(1))
 
     lost, kept = await store.work.claim(partition, "w1", free_slots=2, lease_ms=60_000)
     await store.work.release(lost)
@@ -140,6 +141,7 @@ async def live(handler: CommandHandler, redis: Redis, engine: AsyncEngine) -> No
     await redis.delete(keys.job(job.job))
     late = NewEvent(id=str(uuid4()), time=datetime.now(UTC), payload=CancelRequested(by="ann"))
     await store.append(job, PROJECT, [late], expected_version=done.job.version)
+    assert await store.scripts.plain("rate", ["hr:{rate}:sandboxes:local"], [1, 1]) == [b"ok", 0]
     await redis.hset(keys.meta, "run", "of the server before")
     await store.verification.verify_again()
 

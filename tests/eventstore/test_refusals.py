@@ -17,6 +17,7 @@ from eventstore import (
     Claim,
     CommandHandler,
     CommandId,
+    DayLimits,
     EventStore,
     EventStoreError,
     Fenced,
@@ -25,6 +26,8 @@ from eventstore import (
     LogMissing,
     LogUnverified,
     PayloadRefused,
+    QuotaSpent,
+    Spent,
     TooManyWaiting,
     VersionConflict,
 )
@@ -36,7 +39,14 @@ from eventstore.verification import Verification
 from projector import Projector
 from schemas import JobRef, NewEvent, Phase
 from schemas.commands import CompletePhase, RequestBuild, StartJob, StartPhase
-from schemas.events import CancelRequested, JobCancelled, JobQueued, JobReady, Known
+from schemas.events import (
+    CancelRequested,
+    JobCancelled,
+    JobQueued,
+    JobReady,
+    Known,
+    RetryScheduled,
+)
 
 TENANT, PROJECT = "acme", "shop"
 LEASE_MS = 60_000
@@ -73,14 +83,18 @@ class Scene:
     async def queue(self, ref: JobRef) -> None:
         await self.handler.handle(ref, RequestBuild(TENANT, "ann", PROJECT, "a list"))
 
-    async def append(self, ref: JobRef, payload: Known, **how: Any) -> None:
-        events = [NewEvent(str(uuid4()), NOW, payload)]
+    async def append(self, ref: JobRef, *payloads: Known, **how: Any) -> None:
+        events = [NewEvent(str(uuid4()), NOW, payload) for payload in payloads]
         await self.store.append(ref, PROJECT, events, **how)
 
     async def finish(self) -> None:
         """Everything that an append may do: for a worker, with a command id, with admission."""
+        retry = RetryScheduled(
+            phase=Phase.CHECKS, step="x", tries=1, kind="x", message="x", wait_s=0, input_tokens=1
+        )
         await self.append(
             self.running,
+            retry,
             JobReady(build_number=1, build_version="build_v0_1"),
             expected_version=10,
             claim=self.claim,
@@ -175,6 +189,7 @@ CALLS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "admit": lambda scene: scene.store.work.set_cap(TENANT, 9),
     "append": Scene.finish,
     "claim": Scene.take,
+    "count_from": lambda scene: scene.store.quotas.count_from(TENANT, NOW.date(), Spent(1)),
     "create": Scene.make_anew,
     "forget": Scene.forget,
     "forget_commands": Scene.forget_commands,
@@ -357,6 +372,16 @@ REFUSED: dict[str, tuple[Callable[[Scene], Awaitable[object]], type[EventStoreEr
         Fenced,
     ),
     "too many of the tenant's jobs wait": (fresh(goal("a list")), TooManyWaiting),
+    "the tenant's day is used up": (
+        lambda scene: scene.append(
+            JobRef(TENANT, str(uuid4())),
+            goal("a list"),
+            expected_version=0,
+            command=CommandId("c-2", "asked"),
+            day_limits=DayLimits(jobs=0),
+        ),
+        QuotaSpent,
+    ),
     "an event holds a NUL": (fresh(goal("a\0b")), PayloadRefused),
     "an event holds half a surrogate pair": (fresh(goal("a\ud800b")), PayloadRefused),
     "an event is too large": (fresh(goal("x" * (256 * 1024))), PayloadRefused),

@@ -6,13 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from obstore.store import MemoryStore
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import CommandHandler, EventStore, Hub
+from generator import ArtifactStore
 from projector import Projector
 from service.api import Parts, create_api
 from service.keys import KeyRing, new_key
 from service.problems import MEDIA_TYPE
+from service.quotas import Quotas
+from service.tiers import Tiers
 from tests.histories import TENANT
 from tests.service.instances import served, visitor
 
@@ -29,6 +33,8 @@ class QuietApi:
     store: EventStore
     engine: AsyncEngine
     projector: Projector
+    artifacts: ArtifactStore
+    quotas: Quotas
     trouble: dict[int, str] = field(default_factory=dict)
 
     async def fold(self) -> None:
@@ -52,18 +58,27 @@ class QuietApi:
 
 @asynccontextmanager
 async def quiet_api(
-    handler: CommandHandler, hub: Hub, engine: AsyncEngine, *, read_wait_s: float = 0.0
+    handler: CommandHandler,
+    hub: Hub,
+    engine: AsyncEngine,
+    *,
+    read_wait_s: float = 0.0,
+    tiers: Tiers = Tiers(),  # noqa: B008 - frozen
 ) -> AsyncIterator[QuietApi]:
     """The API while the block runs; a read waits for what it names no longer than that."""
     keys, key, rivals_key = KeyRing(engine), new_key(), new_key()
     await keys.add(key, tenant=TENANT, name="test")
     await keys.add(rivals_key, tenant=RIVAL, name="test")
     trouble: dict[int, str] = {}
-    parts = Parts(handler, hub, engine, keys, trouble=trouble, read_wait_s=read_wait_s)
+    artifacts = ArtifactStore(MemoryStore())
+    quotas = Quotas(handler.store, engine, tiers)
+    parts = Parts(
+        handler, hub, engine, keys, artifacts, quotas, trouble=trouble, read_wait_s=read_wait_s
+    )
     async with (
         served(create_api(parts)) as url,
         visitor(url, key) as client,
         visitor(url, rivals_key) as rival,
     ):
         projector = Projector(handler.store, engine)
-        yield QuietApi(client, rival, handler.store, engine, projector, trouble)
+        yield QuietApi(client, rival, handler.store, engine, projector, artifacts, quotas, trouble)

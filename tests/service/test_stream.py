@@ -7,15 +7,19 @@ from datetime import UTC, datetime
 import anyio
 import httpx
 import pytest
+from obstore.store import MemoryStore
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import Claim, CommandHandler, Hub, connect_redis
+from generator import ArtifactStore
 from schemas import JobRef, Phase
 from schemas.commands import CompletePhase, ConfirmCancel, FinishBuild, StartJob, StartPhase
 from service.api import Parts, create_api
 from service.client import Client
 from service.embedded import Servers
 from service.keys import KeyRing, new_key
+from service.quotas import Quotas
+from service.tiers import Tiers
 from tests.service.instances import (
     PATIENCE_S,
     Message,
@@ -84,10 +88,12 @@ async def quiet(
     await keys.add(key, tenant=TENANT, name="test")
     bells = connect_redis(servers.redis_url)
     hub = Hub(handler.store, bells)
+    artifacts = ArtifactStore(MemoryStore())
+    parts = Parts(handler, hub, engine, keys, artifacts, Quotas(handler.store, engine, Tiers()))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(hub.run)
         async with (
-            served(create_api(Parts(handler, hub, engine, keys))) as url,
+            served(create_api(parts)) as url,
             visitor(url, key) as client,
         ):
             yield Quiet(url, key, client, handler)

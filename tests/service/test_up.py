@@ -152,6 +152,25 @@ def test_jobs_are_listed_from_the_command_line(up: Up, built: Built) -> None:
     assert (row["goal"], row["build_version"]) == (GOAL, "build_v0_1")
 
 
+def test_the_log_of_a_build_is_read_from_the_command_line(up: Up, built: Built) -> None:
+    lines = up.headrace.run("logs", built.job, "--phase", "checks").stdout.splitlines()
+    assert lines[0] == "$ python3 -m unittest discover -s tests"
+    assert "OK" in lines
+    assert lines[lines.index("$ sh start.sh") + 1] == "Serving on port 8080"
+    last = up.headrace.run("logs", built.job, "--phase", "checks", "--tail", "1").stdout
+    assert last.splitlines() == lines[-1:]
+
+
+def test_a_tenant_whose_day_is_used_up_is_told_when_there_is_more(up: Up, built: Built) -> None:
+    used = up.headrace.json("usage")["today"]["jobs"]["used"]
+    assert used >= 1
+    assert f"{used:.0f} of 1" in up.headrace.run("quota", "local", "--jobs", "1").stdout
+    done = up.headrace.run("submit", "another")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "submit again from" in " ".join(done.stderr.split())
+    assert f"{used:.0f} of 200" in up.headrace.run("quota", "local", "--jobs", "default").stdout
+
+
 def test_ready_says_which_build_it_is_and_where_its_preview_answers(up: Up, built: Built) -> None:
     messages = list(up.follow(built.job))
     versions = [int(message.id.partition("-")[0]) for message in messages]
@@ -206,9 +225,15 @@ def test_a_running_build_is_cancelled_from_the_command_line_and_sigterm_leaves_n
 ) -> None:
     with up_on(headrace, HEADRACE_BROKEN_APP="hang", HEADRACE_DRAIN_S="0") as up:
         job = up.submit()
-        with headrace.started("watch", job) as watching:
+        with (
+            headrace.started("watch", job) as watching,
+            headrace.started("logs", job, "--follow") as following,
+        ):
             watching.line_with("checks    …")
+            following.line_with("$ exec python3 hang.py")
             assert "is cancelling" in headrace.run("cancel", job).stdout
+            following.line_with(f"job {job} is cancelled")
+            assert following.end() == 0
             watching.line_with("CANCELLED")
             assert watching.end() == 1
         another = up.submit()
