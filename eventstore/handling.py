@@ -73,6 +73,7 @@ class CommandHandler:
         job: Job | None = None,
         claim: Claim | None = None,
         command_id: str | None = None,
+        asked: object = None,
         trace: str = "",
         patience_s: float = 0.0,
     ) -> Handled:
@@ -84,10 +85,12 @@ class CommandHandler:
 
         `job` is the state if the caller has it; it is read again when somebody else spoke in
         between. A command id that was answered before is answered alike, before anything is
-        decided: a repeated cancel is not a conflict. Raises what `decide` and `append` raise;
-        `VersionConflict` only when overtaken ten times in a row.
+        decided: a repeated cancel is not a conflict. `asked` is what the caller asked for, where
+        the commands were made from more than that: by it a repetition is known. Raises what
+        `decide` and `append` raise; `VersionConflict` only when overtaken ten times in a row.
         """
-        known = CommandId(command_id, request_hash(ref, *commands)) if command_id else None
+        hashed = request_hash(ref, *commands) if asked is None else _asked(type(commands[0]), asked)
+        known = CommandId(command_id, hashed) if command_id else None
         if known and (earlier := await self.store.find_command(ref.tenant, known)):
             return await self._repeated(ref, earlier)
         request = next((one for one in commands if isinstance(one, RequestBuild)), None)
@@ -118,6 +121,14 @@ class CommandHandler:
             return Handled(after, tuple(recorded for _, recorded in events), appended.position)
         assert conflict is not None  # noqa: S101 - the loop ended by nothing else
         raise conflict
+
+    async def answered(
+        self, ref: JobRef, command: type[Command], *, command_id: str, asked: object
+    ) -> Handled | None:
+        """What a command of this id was answered with, if it was: before it is made again."""
+        known = CommandId(command_id, _asked(command, asked))
+        earlier = await self.store.find_command(ref.tenant, known)
+        return await self._repeated(ref, earlier) if earlier else None
 
     def _decided(
         self, job: Job | None, ref: JobRef, commands: Sequence[Command], *, cause: str, trace: str
@@ -167,4 +178,12 @@ def request_hash(ref: JobRef, *commands: Command) -> str:
             asdict(command),
         )
     ]
+    return _hash(content)
+
+
+def _asked(command: type[Command], asked: object) -> str:
+    return _hash([command.__name__, asked])
+
+
+def _hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()

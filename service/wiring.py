@@ -114,10 +114,12 @@ async def running(
 ) -> AsyncIterator[tuple[Instance, Log]]:
     """API, worker and projector together in this process, while the block runs."""
     # Only now: commands that serve nothing start a quarter sooner without it.
+    from service.collecting import collect_daily
     from service.serving import Parts, api_server, listen
 
     listener = listen(settings.host, port)
     async with opened_log(settings, servers) as log:
+        artifacts = make_artifacts(settings)
         keys = KeyRing(log.engine)
         key = local_key(settings.home)
         await keys.add(key, tenant=LOCAL_TENANT, name="local")
@@ -135,6 +137,7 @@ async def running(
             log.hub,
             log.engine,
             keys,
+            artifacts,
             trouble=projector.trouble,
             read_wait_s=settings.read_wait_s,
         )
@@ -152,6 +155,7 @@ async def running(
             async with anyio.create_task_group() as folding:
                 folding.start_soon(projector.run, log.hub)
                 folding.start_soon(housekeeper.run)
+                folding.start_soon(collect_daily, log, artifacts)
                 is_alone = are_embedded(servers, settings.home)  # they end with this process
                 async with working(settings, servers, log, is_alone=is_alone):
                     settle()

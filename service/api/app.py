@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 
 from service import problems
-from service.api import health, history, jobs, metrics, projects, stats, stream
+from service.api import builds, health, history, jobs, metrics, projects, stats, stream
 from service.api.parts import Parts
 from service.api.reading import Folded
 from service.body_limit import BodyLimit
@@ -18,6 +18,6 @@ def create_api(parts: Parts) -> FastAPI:
     app.state.folded = Folded(parts.engine)
     problems.install(app)
     app.add_middleware(BodyLimit, most_bytes=MAX_BODY_BYTES)
-    for noun in (jobs, history, stream, projects, stats, health, metrics):
+    for noun in (jobs, history, stream, projects, builds, stats, health, metrics):
         app.include_router(noun.router)
     return app

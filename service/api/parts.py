@@ -8,6 +8,7 @@ from fastapi import Depends, Header, HTTPException, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import CommandHandler, Hub
+from generator import ArtifactStore
 from schemas import Job, JobRef, JobUnknown, is_id
 from service.keys import KeyRing
 
@@ -24,6 +25,7 @@ class Parts:
     hub: Hub
     engine: AsyncEngine
     keys: KeyRing
+    artifacts: ArtifactStore
     trouble: Mapping[int, str] = field(default_factory=dict)
     read_wait_s: float = 2.0
 

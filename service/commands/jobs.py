@@ -11,9 +11,12 @@ from rich.table import Table
 from service.client import Client
 from service.commands.terminal import (
     AsJson,
+    Base,
     Goal,
+    InPlace,
     Project,
     api,
+    checked_base,
     err,
     friendly,
     out,
@@ -34,33 +37,41 @@ def submit(
     goal: Goal,
     project: Project = "default",
     tier: Annotated[str, typer.Option(help="free or pro.")] = "free",
+    base: Base = None,
+    in_place: InPlace = False,
     follow: Annotated[bool, typer.Option("--watch", "-w", help="Watch it to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a build of GOAL with the running instance."""
+    """Queue a build of GOAL with the running instance; with --base, a change of that build."""
     with friendly():
-        accepted = _ask(lambda client: client.submit(goal, project=project, tier=tier))
+        accepted = ask(
+            lambda client: client.submit(
+                goal, project=project, tier=tier, base=checked_base(base), in_place=in_place
+            )
+        )
         if as_json:
             print_json(accepted)
         elif not follow:
             out.print(f"queued as job [bold]{accepted['job_id']}[/]", highlight=False)
     if follow:
-        _watch(accepted["job_id"], err if as_json else out)
+        follow_job(accepted["job_id"], err if as_json else out)
 
 
 def watch(job: JobArgument) -> None:
     """Watch a job to its end; exit code 0 only when it became READY."""
-    _watch(job, out)
+    follow_job(job, out)
 
 
-def _watch(job_id: str, console: Console) -> None:
+def follow_job(job_id: str, console: Console) -> None:
+    """Show a job to its end. Raises `typer.Exit` unless it became READY."""
+
     async def follow(client: Client) -> Watched:
         job = await client.job(job_id)
         watched = Watched(job_id, job["goal"], job["project_id"])
         return await watch_job(client, watched, Screen(console))
 
     with friendly():
-        watched = _ask(follow)
+        watched = ask(follow)
         console.print(f"\n{summary(watched)}", highlight=False, soft_wrap=True)
         if watched.status != "ready":
             raise typer.Exit(1)
@@ -94,7 +105,7 @@ def jobs(
             "goal": goal,
             "before": before,
         }
-        page = _ask(lambda client: client.jobs(**filters, limit=limit))
+        page = ask(lambda client: client.jobs(**filters, limit=limit))
         if as_json:
             print_json(page["jobs"])
         else:
@@ -105,16 +116,18 @@ def jobs(
 def cancel(job: JobArgument) -> None:
     """Stop a job and everything it runs."""
     with friendly():
-        answer = _ask(lambda client: client.cancel(job))
+        answer = ask(lambda client: client.cancel(job))
         out.print(f"job {answer['job_id']} is {answer['status']}", highlight=False)
 
 
-def _ask(question: Callable[[Client], Awaitable[T]]) -> T:
-    async def ask(url: str, key: str) -> T:
+def ask(question: Callable[[Client], Awaitable[T]]) -> T:
+    """What the API that the settings name answers."""
+
+    async def put(url: str, key: str) -> T:
         async with Client(url, key) as client:
             return await question(client)
 
-    return run(ask, *api())
+    return run(put, *api())
 
 
 def _table(found: list[dict[str, Any]]) -> Table:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from obstore.store import MemoryStore
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import CommandHandler, EventStore, Hub
+from generator import ArtifactStore
 from projector import Projector
 from service.api import Parts, create_api
 from service.keys import KeyRing, new_key
@@ -29,6 +31,7 @@ class QuietApi:
     store: EventStore
     engine: AsyncEngine
     projector: Projector
+    artifacts: ArtifactStore
     trouble: dict[int, str] = field(default_factory=dict)
 
     async def fold(self) -> None:
@@ -59,11 +62,12 @@ async def quiet_api(
     await keys.add(key, tenant=TENANT, name="test")
     await keys.add(rivals_key, tenant=RIVAL, name="test")
     trouble: dict[int, str] = {}
-    parts = Parts(handler, hub, engine, keys, trouble=trouble, read_wait_s=read_wait_s)
+    artifacts = ArtifactStore(MemoryStore())
+    parts = Parts(handler, hub, engine, keys, artifacts, trouble=trouble, read_wait_s=read_wait_s)
     async with (
         served(create_api(parts)) as url,
         visitor(url, key) as client,
         visitor(url, rivals_key) as rival,
     ):
         projector = Projector(handler.store, engine)
-        yield QuietApi(client, rival, handler.store, engine, projector, trouble)
+        yield QuietApi(client, rival, handler.store, engine, projector, artifacts, trouble)

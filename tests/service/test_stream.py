@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 import anyio
 import httpx
 import pytest
+from obstore.store import MemoryStore
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import Claim, CommandHandler, Hub, connect_redis
+from generator import ArtifactStore
 from schemas import JobRef, Phase
 from schemas.commands import CompletePhase, ConfirmCancel, FinishBuild, StartJob, StartPhase
 from service.api import Parts, create_api
@@ -87,7 +89,9 @@ async def quiet(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(hub.run)
         async with (
-            served(create_api(Parts(handler, hub, engine, keys))) as url,
+            served(
+                create_api(Parts(handler, hub, engine, keys, ArtifactStore(MemoryStore())))
+            ) as url,
             visitor(url, key) as client,
         ):
             yield Quiet(url, key, client, handler)
