@@ -29,7 +29,7 @@ _LISTED_AT_ONCE = 1_000
 # Much longer than a build lasts: by then an event names what it stored, or none ever will.
 _NOTICES_HOLD = timedelta(days=1)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# Objects beside the blobs that name some of them, each in its own way.
+# Beside the blobs: by job, which of them it stores, and what its runner has finished so far.
 _NOTICES, _DRAFTS = "storing", "drafts"
 _COLLECTED = "collected"
 
@@ -146,6 +146,18 @@ class ArtifactStore:
 
         return dict(zip(listed, await self._each(listed, read, is_whole=False), strict=True))
 
+    async def put_blob(self, content: bytes, *, job: str | None = None) -> str:
+        """Store a blob that no manifest lists, of this job; its digest."""
+        digest = _digest(content)
+        if job is not None:
+            await self._put_object(_notice(f"{job}.blob"), json.dumps([digest]).encode())
+        await self._put_object(_key(digest), content)
+        return digest
+
+    async def get_blob(self, digest: str) -> bytes:
+        """The content of a blob. Raises `ArtifactMissing`."""
+        return await self._get_blob(digest)
+
     async def erase(
         self,
         manifests: Collection[str],
@@ -167,6 +179,8 @@ class ArtifactStore:
         doomed -= await self._named(kept, kept_blobs)
         gone, size_bytes = await self._remove(doomed, jobs, last=found.keys())
         await self._each(jobs, self._delete_notice)
+        await self._each([f"{job}.blob" for job in jobs], self._delete_notice)
+        await self.remove_drafts(jobs)
         return Deleted(gone, size_bytes, len(doomed) - gone)
 
     async def collect(
@@ -179,8 +193,8 @@ class ArtifactStore:
     ) -> Collected:
         """Delete every blob that is not among `blobs`, nor named by one of the `manifests`.
 
-        Kept are also what drafts and builds under way name, and whatever is younger than `grace`:
-        no event may name it yet. One removal at a time, beside as many builds as there are; what
+        Kept are also what builds under way name, and whatever is younger than `grace`: no event
+        may name it yet. One removal at a time, beside as many builds as there are; what
         one of them begins to store meanwhile stays, or is stored again. Interrupted, it goes on
         with the next.
         """
@@ -190,7 +204,6 @@ class ArtifactStore:
         found = await self._blobs(manifests)
         named = {*manifests, *blobs, *(digest for listed in found.values() for digest in listed)}
         named |= await self._under_way(())
-        named |= await self._named_in(_DRAFTS)
         before = datetime.now(UTC) - grace
         doomed: dict[str, int] = {}
         kept = young = 0
@@ -208,6 +221,28 @@ class ArtifactStore:
         await self._forget_old_notices()
         await obstore.put_async(self._store, _COLLECTED, b"")
         return Collected(gone, freed_bytes, kept, young, len(doomed) - gone, missing)
+
+    async def drafted_jobs(self) -> set[str]:
+        """The jobs of which there are drafts."""
+        return {
+            Path(meta["path"]).parts[1]
+            async for some in obstore.list(self._store, prefix=_DRAFTS)
+            for meta in some
+        }
+
+    async def remove_drafts(self, jobs: Collection[str]) -> None:
+        """Delete the drafts of these jobs: they have ended."""
+
+        async def remove(job: str) -> None:
+            names = [
+                meta["path"]
+                async for some in obstore.list(self._store, prefix=f"{_DRAFTS}/{job}")
+                for meta in some
+            ]
+            if names:
+                await obstore.delete_async(self._store, names)
+
+        await self._each(jobs, remove)
 
     async def collected_at(self) -> datetime | None:
         """When a collection was last done, by whichever process; None: never."""
@@ -272,24 +307,16 @@ class ArtifactStore:
     async def _under_way(self, jobs: Collection[str]) -> set[str]:
         """What builds of other jobs have stored lately, or are about to."""
         since = datetime.now(UTC) - _NOTICES_HOLD
-        return await self._named_in(_NOTICES, since=since, but=jobs)
-
-    async def _named_in(
-        self, prefix: str, *, since: datetime | None = None, but: Collection[str] = ()
-    ) -> set[str]:
-        """Every digest in the objects below `prefix`, in whatever form they hold them."""
         digests: set[str] = set()
-        async for some in obstore.list(self._store, prefix=prefix):
+        async for some in obstore.list(self._store, prefix=_NOTICES):
             for meta in some:
-                if (since is None or meta["last_modified"] >= since) and (
-                    Path(meta["path"]).name not in but
-                ):
+                job = Path(meta["path"]).name.partition(".")[0]
+                if meta["last_modified"] >= since and job not in jobs:
                     try:
                         result = await obstore.get_async(self._store, meta["path"])
                     except (NotFoundError, FileNotFoundError):
                         continue
-                    content = bytes(await result.bytes_async()).decode(errors="replace")
-                    digests.update(_DIGEST.findall(content))
+                    digests |= set(json.loads(bytes(await result.bytes_async())))
         return digests
 
     async def _forget_old_notices(self) -> None:

@@ -78,6 +78,19 @@ async def erasable(
     )
 
 
+async def ended_among(engine: AsyncEngine, jobs: Sequence[str]) -> list[str]:
+    """Those of the jobs whose end is archived."""
+    with postgres_errors():
+        async with engine.connect() as connection:
+            found = await (await driver(connection)).fetch(
+                f"SELECT DISTINCT job FROM {EVENTS} "  # noqa: S608
+                "WHERE job = ANY($1) AND split_part(type, '.', 1) = ANY($2)",
+                list(jobs),
+                list(TERMINAL_TYPES),
+            )
+    return [row["job"] for row in found]
+
+
 async def previews_of(engine: AsyncEngine, jobs: Sequence[str]) -> list[str]:
     """The sandboxes that these jobs have left running, as far as their events tell."""
     with postgres_errors():

@@ -13,7 +13,7 @@ import structlog
 from generator import ArtifactStore
 from generator.artifacts import Collected
 from projector import Projector, ReplayRefused
-from projector.erasing import artifacts_named, caught_up, one_erasure
+from projector.erasing import artifacts_named, caught_up, ended_among, one_erasure
 from service.erasing import ARCHIVED_S, patient
 from service.errors import ServiceError
 from service.wiring import Log
@@ -30,7 +30,8 @@ log = structlog.get_logger()
 async def collect(
     opened: Log, artifacts: ArtifactStore, *, grace: timedelta = GRACE, dry_run: bool = False
 ) -> Collected:
-    """Delete every blob that no event names and that is older than `grace`, beside running builds.
+    """Delete every blob that no event names and that is older than `grace`, and what drafts ended
+    jobs have left; beside running builds.
 
     Raises `ServiceError` when the log is not archived in time, `ReplayRunning` while an erasure or
     another collection is under way, and what the servers and the artifact store raise.
@@ -41,6 +42,9 @@ async def collect(
         collected = await artifacts.collect(
             named.manifests, named.logs, grace=grace, dry_run=dry_run
         )
+        if not dry_run:
+            drafted = await artifacts.drafted_jobs()
+            await artifacts.remove_drafts(await ended_among(engine, sorted(drafted)))
     log.info("artifacts_collected", blobs=collected.blobs, size_bytes=collected.size_bytes)
     for manifest in collected.missing:
         log.error("manifest_missing", manifest=manifest)

@@ -130,17 +130,39 @@ async def test_what_is_young_or_drafted_or_being_stored_is_not_collected(
     artifacts: ArtifactStore, store: ObjectStore
 ) -> None:
     storing = await artifacts.put({"a": b"storing"}, job="job-1")
-    drafted = await stored_blob(store, b"drafted")
-    await obstore.put_async(store, "drafts/job-2", f'{{"app.py": "{drafted}"}}'.encode())
+    await obstore.put_async(store, "drafts/job-2/1/1.json", b"{}")
+    printed = await artifacts.put_blob(b"printed", job="job-1")
     young = await stored_blob(store, b"young")
     collected = await artifacts.collect([], grace=timedelta(hours=1))
     assert (collected.blobs, collected.young) == (0, 1)
     collected = await artifacts.collect([], grace=timedelta(0))
     assert (collected.blobs, collected.kept) == (1, 3)
     assert await artifacts.get(storing) == {"a": b"storing"}
-    assert bytes(await (await obstore.get_async(store, key(drafted))).bytes_async()) == b"drafted"
+    assert await artifacts.get_blob(printed) == b"printed"
+    assert await artifacts.drafted_jobs() == {"job-2"}
     with pytest.raises(FileNotFoundError):
         await obstore.head_async(store, key(young))
+
+
+async def test_an_erased_jobs_whole_log_goes_and_that_of_others_stays(
+    artifacts: ArtifactStore,
+) -> None:
+    ours = await artifacts.put_blob(b"what ours printed", job="ours")
+    alike = await artifacts.put_blob(b"OK\n", job="ours")
+    assert await artifacts.put_blob(b"OK\n", job="theirs") == alike
+    erased = await artifacts.erase([], jobs=["ours"], kept=[], blobs=[ours, alike])
+    assert (erased.blobs, erased.left) == (1, 1)
+    erased = await artifacts.erase([], jobs=["ours"], kept=[], blobs=[alike], kept_blobs=[alike])
+    assert await artifacts.get_blob(alike) == b"OK\n"
+    with pytest.raises(ArtifactMissing):
+        await artifacts.get_blob(ours)
+
+
+async def test_drafts_go_by_job(artifacts: ArtifactStore, store: ObjectStore) -> None:
+    for name in ("one/1/1.json", "one/files/x", "two/1/1.json", "one-more/1/1.json"):
+        await obstore.put_async(store, f"drafts/{name}", b"{}")
+    await artifacts.remove_drafts(["one", "three"])
+    assert await artifacts.drafted_jobs() == {"two", "one-more"}
 
 
 def key(digest: str) -> str:
