@@ -13,7 +13,8 @@ import structlog
 from generator import ArtifactStore
 from generator.artifacts import Collected
 from projector import Projector, ReplayRefused
-from projector.erasing import artifacts_named, caught_up, ended_among, one_erasure
+from projector.erasing import artifacts_named, ended_among, one_erasure
+from projector.errors import FoldingStalled
 from service.erasing import ARCHIVED_S, patient
 from service.errors import ServiceError
 from service.wiring import Log
@@ -72,8 +73,8 @@ async def _caught_up(opened: Log) -> None:
     try:
         with anyio.fail_after(ARCHIVED_S):
             for partition in range(opened.store.partitions):
-                await caught_up(projector, opened.store, opened.engine, partition)
-    except TimeoutError as error:
+                await projector.fold_up(partition)
+    except (TimeoutError, FoldingStalled) as error:
         raise ServiceError(
             f"the log was not archived within {ARCHIVED_S:g} s, and nothing was collected: see "
             "that a projector folds it (./headrace doctor), and run this again"
