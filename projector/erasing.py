@@ -120,14 +120,41 @@ async def artifacts_of(engine: AsyncEngine, partition: int, jobs: Sequence[str])
 async def artifacts_elsewhere(
     engine: AsyncEngine, partition: int, jobs: Sequence[str]
 ) -> Artifacts:
-    """What events of any other jobs name. Reads the whole archive."""
+    """What is named of any other jobs. Reads the whole archive."""
     where = "NOT (partition = $1 AND job = ANY($2))"
-    return await _artifacts(engine, where, partition, list(jobs))
+    named = await _artifacts(engine, where, partition, list(jobs))
+    return _both(named, await _artifacts_of_rows(engine, but=jobs))
 
 
 async def artifacts_named(engine: AsyncEngine) -> Artifacts:
-    """What any event names that is not erased. Reads the whole archive."""
-    return await _artifacts(engine, "true")
+    """What is named of any job and not erased. Reads the whole archive."""
+    return _both(await _artifacts(engine, "true"), await _artifacts_of_rows(engine))
+
+
+async def _artifacts_of_rows(engine: AsyncEngine, *, but: Sequence[str] = ()) -> Artifacts:
+    """What the rows of jobs name: they stay when a part of the archive is detached."""
+    with postgres_errors():
+        async with engine.connect() as connection:
+            rows = await (await driver(connection)).fetch(
+                f"SELECT manifest, log FROM {PUBLIC}.jobs "  # noqa: S608
+                "WHERE (manifest IS NOT NULL OR log IS NOT NULL) AND NOT id = ANY($1)",
+                list(but),
+            )
+    return Artifacts(
+        tuple(row["manifest"] for row in rows if is_digest(row["manifest"])),
+        tuple(row["log"] for row in rows if is_digest(row["log"])),
+    )
+
+
+def _both(one: Artifacts, other: Artifacts) -> Artifacts:
+    return Artifacts(
+        tuple(sorted({*one.manifests, *other.manifests})), tuple(sorted({*one.logs, *other.logs}))
+    )
+
+
+def is_digest(text: str | None) -> bool:
+    """Whether this can name a blob: an event says what its worker said."""
+    return text is not None and len(text) == 64 and not set(text) - set("0123456789abcdef")
 
 
 async def _artifacts(engine: AsyncEngine, where: str, *values: object) -> Artifacts:

@@ -245,6 +245,7 @@ async def test_a_build_that_is_not_there_is_no_base(api: QuietApi) -> None:
         body = {"goal": "bluer", "project_id": project, "base_build": base}
         problem = await post(api, "/v1/jobs", body, status=404)
         assert problem["detail"] == f"there is no {missing}"
+    bad: object
     for bad in (0, -1, "first", 1.5, 2**31):
         body = {"goal": "bluer", "project_id": "shop", "base_build": bad}
         await post(api, "/v1/jobs", body, status=422)

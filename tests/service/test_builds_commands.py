@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from anyio import to_thread
-from click.testing import Result
 from sqlalchemy.ext.asyncio import AsyncEngine
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from eventstore import CommandHandler, Hub
 from service.cli import app

@@ -7,6 +7,7 @@ import anyio
 import obstore
 import pytest
 from obstore.store import MemoryStore
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import CommandHandler, EventStore, Hub
@@ -75,6 +76,19 @@ async def test_what_only_erased_events_name_goes_and_what_others_share_stays(
     await erase(log.engine, log.store.partition(ref.tenant), [ref.job])
     assert (await collect(log, artifacts, grace=AT_ONCE)).blobs == 2
     assert await artifacts.get(theirs) == {**shared, "app.py": b"theirs"}
+
+
+async def test_builds_whose_part_of_the_archive_was_detached_keep_their_files(
+    log: Log, artifacts: ArtifactStore
+) -> None:
+    made, printed = await artifacts.put({"a": b"old"}), await artifacts.put_blob(b"long ago")
+    await write(log.store, build_of(made, printed))
+    await Projector(log.store, log.engine).catch_up()
+    async with log.engine.begin() as connection:
+        await connection.execute(text("DELETE FROM headrace.events"))
+    assert (await collect(log, artifacts, grace=AT_ONCE)).blobs == 0
+    assert await artifacts.get(made) == {"a": b"old"}
+    assert await artifacts.get_blob(printed) == b"long ago"
 
 
 async def test_drafts_of_jobs_that_have_ended_go_and_those_of_living_ones_stay(
