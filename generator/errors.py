@@ -84,6 +84,7 @@ class ArtifactsUnavailable(GenerationError):
     """The store of files cannot be reached, or refuses. Trying again may help."""
 
     kind = "artifacts_unavailable"
+    may_pass = True
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the store of files does not answer: {reason}")
