@@ -141,7 +141,9 @@ class Build:
                 # Of an attempt whose worker is gone there is what it has shown.
                 earlier = await self._earlier_lines() if self.claim.attempt > 1 else ()
                 content = self.transcript.whole(earlier)
-                return await self.artifacts.put_blob(content) if content else None
+                if not content:
+                    return None
+                return await self.artifacts.put_blob(content, job=self.job.job)
         except (EventStoreError, GenerationError, ObstoreError, OSError) as error:
             log.warning("log_not_kept", job=self.job.job, exc_info=error)
             return None

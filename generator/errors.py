@@ -6,6 +6,7 @@ GenerationError
 ├── BadPath                 a file outside the workspace, or one that cannot exist there
 ├── ManifestInvalid         the app's headrace.toml cannot be used
 ├── ArtifactMissing         a stored file is gone or damaged
+├── ArtifactsUnavailable    the store of files does not answer
 ├── CheckFailed             the app does not do what it must
 ├── NeedsReview             repairs did not help, or may not go on
 ├── BudgetSpent             a limit of the job is reached
@@ -66,13 +67,27 @@ class ManifestInvalid(GenerationError):
 
 
 class ArtifactMissing(GenerationError):
-    """A stored file is gone or its digest does not match; the build must be made again."""
+    """A stored file is gone or its digest does not match; the build must be made again.
+
+    `what` it is: a manifest, or a file by its path.
+    """
 
     kind = "artifact"
 
-    def __init__(self, digest: str, reason: str) -> None:
+    def __init__(self, digest: str, what: str, reason: str) -> None:
         self.digest = digest
-        super().__init__(f"artifact {digest}: {reason}")
+        self.what = what
+        super().__init__(f"{what} cannot be had from the artifacts: {reason} ({digest})")
+
+
+class ArtifactsUnavailable(GenerationError):
+    """The store of files cannot be reached, or refuses. Trying again may help."""
+
+    kind = "artifacts_unavailable"
+    may_pass = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the store of files does not answer: {reason}")
 
 
 class CheckFailed(GenerationError):

@@ -1,8 +1,13 @@
 """A job's files on this machine while its runner writes them."""
 
+import errno
+import os
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from unicodedata import normalize
 
 from anyio import to_thread
 
@@ -12,6 +17,9 @@ MAX_FILES = 10_000
 MAX_FILE_BYTES = 5 * 1024 * 1024
 MAX_TOTAL_BYTES = 100 * 1024 * 1024
 MAX_PATH_BYTES = 512
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PART = ".headrace-part"
 
 OnFile = Callable[[str, int], Awaitable[None]]
 
@@ -48,6 +56,7 @@ class Workspace:
         self._is_closed = False
         self._files: dict[str, bytes] = {}
         self._folded: dict[str, str] = {}
+        self._folders: Counter[str] = Counter()
         self._total_bytes = 0
 
     @property
@@ -60,6 +69,7 @@ class Workspace:
         await to_thread.run_sync(_empty_folder, self.root)
         self._files.clear()
         self._folded.clear()
+        self._folders.clear()
         self._total_bytes = 0
 
     def close(self) -> None:
@@ -82,7 +92,8 @@ class Workspace:
         """Create or replace one file with UTF-8 text.
 
         Raises `BadPath` when it lies outside the workspace, clashes with another file (also by
-        letter case alone, which some disks cannot tell apart) or breaks a limit of size or number.
+        letter case alone, which some disks cannot tell apart) or breaks a limit of size or number;
+        also when a link stands in its way that somebody else has laid.
         """
         try:
             data = content.encode()
@@ -98,30 +109,40 @@ class Workspace:
             content = self._files.pop(checked_path(path))
         except KeyError:
             raise FileNotFoundError(path) from None
-        del self._folded[path.casefold()]
+        del self._folded[_folded(path)]
+        self._folders.subtract(_folders_of(path))
         self._total_bytes -= len(content)
-        await to_thread.run_sync((self.root / path).unlink)
+        await to_thread.run_sync(_delete_file, self.root, path)
 
     async def _put(self, path: str, data: bytes) -> None:
         checked_path(path)
         self._check_open(path)
         self._check_fits(path, data)
-        await to_thread.run_sync(_write_file, self.root / path, data)
+        await to_thread.run_sync(_write_file, self.root, path, data)
         self._total_bytes += len(data) - len(self._files.get(path, b""))
+        if path not in self._files:
+            self._folders.update(_folders_of(path))
         self._files[path] = data
-        self._folded[path.casefold()] = path
+        self._folded[_folded(path)] = path
 
     def _check_open(self, path: str) -> None:
         if self._is_closed:
             raise BadPath(path, "the workspace is closed: the build goes on without this run")
 
     def _check_fits(self, path: str, data: bytes) -> None:
-        twin = self._folded.get(path.casefold(), path)
+        twin = self._folded.get(_folded(path), path)
         if twin != path:
-            raise BadPath(path, f"differs from {twin!r} by letter case alone")
-        for other in self._files:
-            if other.startswith(path + "/") or path.startswith(other + "/"):
-                raise BadPath(path, f"{other!r} is there already and cannot be file and folder")
+            raise BadPath(
+                path,
+                f"it differs from {twin!r} by letter case or by the way its letters are composed "
+                "alone",
+            )
+        if self._folders[_folded(path)] > 0:
+            raise BadPath(path, "it is a folder already and cannot be a file too")
+        for folder in _folders_of(path):
+            if folder in self._folded:
+                other = self._folded[folder]
+                raise BadPath(path, f"{other!r} is a file already and cannot be a folder too")
         if path not in self._files and len(self._files) >= MAX_FILES:
             raise BadPath(path, f"more than {MAX_FILES} files")
         if len(data) > MAX_FILE_BYTES:
@@ -131,11 +152,60 @@ class Workspace:
             raise BadPath(path, f"the workspace would exceed {MAX_TOTAL_BYTES} bytes")
 
 
+def _folded(path: str) -> str:
+    """Equal for paths that some disk takes for the same."""
+    return normalize("NFC", normalize("NFC", path).casefold())
+
+
+def _folders_of(path: str) -> list[str]:
+    """Every folder above a file, folded."""
+    parts = _folded(path).split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
 def _empty_folder(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
 
-def _write_file(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
+def _write_file(root: Path, path: str, data: bytes) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    with _folder_of(root, path, is_made=True) as (folder, name):
+        with suppress(FileNotFoundError):
+            os.unlink(_PART, dir_fd=folder)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(_PART, flags, 0o644, dir_fd=folder), "wb") as file:
+            file.write(data)
+        # In place of whatever is there: a link, also a hard one, is not written through.
+        os.replace(_PART, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _delete_file(root: Path, path: str) -> None:
+    with _folder_of(root, path) as (folder, name), suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+@contextmanager
+def _folder_of(root: Path, path: str, *, is_made: bool = False) -> Iterator[tuple[int, str]]:
+    """The folder that a file is in, and its name there. No link on the way is followed."""
+    *parts, name = path.split("/")
+    try:
+        folder = os.open(root, _FOLDER)
+        try:
+            for part in parts:
+                if is_made:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=folder)
+                inner = os.open(part, _FOLDER, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            yield folder, name
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
+            raise
+        reason = "a link or another file stands in its way that the workspace has not made"
+        raise BadPath(path, reason) from error

@@ -39,7 +39,8 @@ LOCK_MS = 30_000
 _ONE_ERASURE = 0x68720003  # the key of an advisory lock, beside that of replays
 # Of any event, also of one that cannot be decoded. A quotation mark within a text of the payload
 # has a backslash before it, so no text can pass for this.
-_MANIFEST = """substring(encode(data, 'escape') FROM '"manifest": ?"([0-9a-f]{64})"')"""
+_NAMED = """regexp_matches(
+    encode(data, 'escape'), '"(manifest|base_manifest|log)": ?"([0-9a-f]{64})"', 'g')"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,19 @@ async def erasable(
     )
 
 
+async def ended_among(engine: AsyncEngine, jobs: Sequence[str]) -> list[str]:
+    """Those of the jobs whose end is archived."""
+    with postgres_errors():
+        async with engine.connect() as connection:
+            found = await (await driver(connection)).fetch(
+                f"SELECT DISTINCT job FROM {EVENTS} "  # noqa: S608
+                "WHERE job = ANY($1) AND split_part(type, '.', 1) = ANY($2)",
+                list(jobs),
+                list(TERMINAL_TYPES),
+            )
+    return [row["job"] for row in found]
+
+
 async def previews_of(engine: AsyncEngine, jobs: Sequence[str]) -> list[str]:
     """The sandboxes that these jobs have left running, as far as their events tell."""
     with postgres_errors():
@@ -90,29 +104,72 @@ async def previews_of(engine: AsyncEngine, jobs: Sequence[str]) -> list[str]:
     return [row["sandbox_id"] for row in found]
 
 
-async def manifests_of(engine: AsyncEngine, partition: int, jobs: Sequence[str]) -> list[str]:
-    """The manifests that events of these jobs name."""
-    return await _manifests(engine, "partition = $1 AND job = ANY($2)", partition, jobs)
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """Digests that events name: manifests, and whole logs."""
+
+    manifests: tuple[str, ...] = ()
+    logs: tuple[str, ...] = ()
 
 
-async def manifests_elsewhere(
+async def artifacts_of(engine: AsyncEngine, partition: int, jobs: Sequence[str]) -> Artifacts:
+    """What events of these jobs name."""
+    return await _artifacts(engine, "partition = $1 AND job = ANY($2)", partition, list(jobs))
+
+
+async def artifacts_elsewhere(
     engine: AsyncEngine, partition: int, jobs: Sequence[str]
-) -> list[str]:
-    """The manifests that events of any other jobs name. Reads the whole archive."""
-    return await _manifests(engine, "NOT (partition = $1 AND job = ANY($2))", partition, jobs)
+) -> Artifacts:
+    """What is named of any other jobs. Reads the whole archive."""
+    where = "NOT (partition = $1 AND job = ANY($2))"
+    named = await _artifacts(engine, where, partition, list(jobs))
+    return _both(named, await _artifacts_of_rows(engine, but=jobs))
 
 
-async def _manifests(
-    engine: AsyncEngine, where: str, partition: int, jobs: Sequence[str]
-) -> list[str]:
+async def artifacts_named(engine: AsyncEngine) -> Artifacts:
+    """What is named of any job and not erased. Reads the whole archive."""
+    return _both(await _artifacts(engine, "true"), await _artifacts_of_rows(engine))
+
+
+async def _artifacts_of_rows(engine: AsyncEngine, *, but: Sequence[str] = ()) -> Artifacts:
+    """What the rows of jobs name: they stay when a part of the archive is detached."""
+    with postgres_errors():
+        async with engine.connect() as connection:
+            rows = await (await driver(connection)).fetch(
+                f"SELECT manifest, log FROM {PUBLIC}.jobs "  # noqa: S608
+                "WHERE (manifest IS NOT NULL OR log IS NOT NULL) AND NOT id = ANY($1)",
+                list(but),
+            )
+    return Artifacts(
+        tuple(row["manifest"] for row in rows if is_digest(row["manifest"])),
+        tuple(row["log"] for row in rows if is_digest(row["log"])),
+    )
+
+
+def _both(one: Artifacts, other: Artifacts) -> Artifacts:
+    return Artifacts(
+        tuple(sorted({*one.manifests, *other.manifests})), tuple(sorted({*one.logs, *other.logs}))
+    )
+
+
+def is_digest(text: str | None) -> bool:
+    """Whether this can name a blob: an event says what its worker said."""
+    return text is not None and len(text) == 64 and not set(text) - set("0123456789abcdef")
+
+
+async def _artifacts(engine: AsyncEngine, where: str, *values: object) -> Artifacts:
     with postgres_errors():
         async with engine.connect() as connection:
             found = await (await driver(connection)).fetch(
-                f"SELECT DISTINCT {_MANIFEST} AS manifest FROM {EVENTS} WHERE {where}",  # noqa: S608
-                partition,
-                list(jobs),
+                f"SELECT DISTINCT named[1] = 'log' AS is_log, named[2] AS digest "  # noqa: S608
+                f"FROM (SELECT {_NAMED} AS named FROM {EVENTS} WHERE {where}) AS all_named "
+                "ORDER BY digest",
+                *values,
             )
-    return [row["manifest"] for row in found if row["manifest"] is not None]
+    return Artifacts(
+        tuple(row["digest"] for row in found if not row["is_log"]),
+        tuple(row["digest"] for row in found if row["is_log"]),
+    )
 
 
 @asynccontextmanager

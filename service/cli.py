@@ -3,6 +3,8 @@
 import typer
 
 from service.commands import (
+    artifacts,
+    builds,
     instance,
     jobs,
     log,
@@ -52,6 +54,19 @@ for command in (replay_parked.show, replay_parked.retry, replay_parked.discard):
     parked_app.command()(command)
 replay_app.add_typer(parked_app, name="parked")
 app.add_typer(replay_app, name="replay")
+
+builds_app = typer.Typer(invoke_without_command=True)
+builds_app.callback()(builds.list_)
+builds_app.command()(builds.show)
+builds_app.command()(builds.files)
+builds_app.command()(builds.diff)
+builds_app.command()(builds.download)
+builds_app.command()(builds.restore)
+app.add_typer(builds_app, name="builds")
+
+artifacts_app = typer.Typer(no_args_is_help=True, help="Where the files of builds are kept.")
+artifacts_app.command()(artifacts.gc)
+app.add_typer(artifacts_app, name="artifacts")
 
 log_app = typer.Typer(no_args_is_help=True, help="Look at the log, move it, mend it.")
 for command in (log_info.info, log.tail, log.export):

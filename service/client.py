@@ -52,13 +52,20 @@ class Client:
         project: str,
         tier: str | None = None,
         limits: Mapping[str, Any] | None = None,
+        base: int | str | None = None,
+        in_place: bool = False,
     ) -> dict[str, Any]:
-        """Queue a build. Raises `ApiError` with the API's own words when it is refused."""
+        """Queue a build, from the files of build `base` (or `latest`) if there is one.
+
+        Raises `ApiError` with the API's own words when it is refused.
+        """
         body: dict[str, Any] = {"goal": goal, "project_id": project}
         if tier is not None:
             body["tier"] = tier
         if limits:
             body["limits"] = limits
+        if base is not None:
+            body |= {"base_build": base, "in_place": in_place}
         return await self._ask("POST", "/v1/jobs", content=json.dumps(body))
 
     async def job(self, job_id: str) -> dict[str, Any]:
@@ -73,6 +80,41 @@ class Client:
     async def usage(self, tier: str | None) -> dict[str, Any]:
         """Today's use and limits."""
         return await self._ask("GET", "/v1/usage", params={"tier": tier} if tier else {})
+
+    async def builds(self, project: str, *, before: int | None, limit: int) -> dict[str, Any]:
+        """A page of a project's builds."""
+        params = {"limit": limit, **({} if before is None else {"before": before})}
+        return await self._ask("GET", f"/v1/projects/{project}/builds", params=params)
+
+    async def build(self, project: str, number: int) -> dict[str, Any]:
+        """One build."""
+        return await self._ask("GET", f"/v1/projects/{project}/builds/{number}")
+
+    async def files(self, project: str, number: int) -> dict[str, Any]:
+        """The files of a build."""
+        return await self._ask("GET", f"/v1/projects/{project}/builds/{number}/files")
+
+    async def diff(self, project: str, number: int, against: int | None) -> dict[str, Any]:
+        """What a build has otherwise than another."""
+        params = {} if against is None else {"against": against}
+        return await self._ask("GET", f"/v1/projects/{project}/builds/{number}/diff", params=params)
+
+    async def restore(self, project: str, number: int) -> dict[str, Any]:
+        """Queue a build with exactly the files of that one."""
+        return await self._ask("POST", f"/v1/projects/{project}/builds/{number}/restore")
+
+    async def archive(self, project: str, number: int, form: str) -> AsyncGenerator[bytes, None]:
+        """All files of a build, packed, in pieces. Raises `ApiError`, also when it breaks off."""
+        path = f"/v1/projects/{project}/builds/{number}/archive"
+        try:
+            async with self._http.stream("GET", path, params={"format": form}) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise _api_error(response)
+                async for piece in response.aiter_bytes():
+                    yield piece
+        except httpx.TransportError as error:
+            raise ApiError(0, f"the download broke off: {error}") from error
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask for a job to be stopped."""

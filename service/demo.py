@@ -48,12 +48,17 @@ class Outcome:
 
 
 async def demo(
-    instance: Instance, goal: str, *, project: str, screen: Screen
+    instance: Instance,
+    goal: str,
+    *,
+    project: str,
+    screen: Screen,
+    base: int | str | None = None,
 ) -> tuple[Watched, Outcome]:
     """Submit a goal and show its build to the end. Raises `ApiError` when the goal is refused."""
     began = time.monotonic()
     async with Client(instance.url, instance.key) as client:
-        accepted = await client.submit(goal, project=project)
+        accepted = await client.submit(goal, project=project, base=base)
         watched = Watched(accepted["job_id"], goal, accepted["project_id"])
         try:
             await watch(client, watched, screen)

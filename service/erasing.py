@@ -30,11 +30,11 @@ from generator import ArtifactStore, GenerationError
 from projector import Projector, backfill
 from projector.erasing import (
     JOBS,
+    artifacts_elsewhere,
+    artifacts_of,
     erasable,
     erase,
     forget_old_rows,
-    manifests_elsewhere,
-    manifests_of,
     one_erasure,
     previews_of,
 )
@@ -166,9 +166,15 @@ class Erasure:
     async def _run(self, jobs: tuple[str, ...], engine: AsyncEngine) -> Erased:
         await backfill(self._engine, free_bytes=self._free_bytes)
         left_previews = await self._end_previews(jobs)
-        named = await manifests_of(engine, self._partition, jobs)
-        kept = await manifests_elsewhere(engine, self._partition, jobs)
-        deleted = await self._artifacts.erase(named, jobs=set(jobs), kept=kept)
+        named = await artifacts_of(engine, self._partition, jobs)
+        kept = await artifacts_elsewhere(engine, self._partition, jobs)
+        deleted = await self._artifacts.erase(
+            named.manifests,
+            jobs=set(jobs),
+            kept=kept.manifests,
+            blobs=named.logs,
+            kept_blobs=kept.logs,
+        )
         await to_thread.run_sync(self._remove_workspaces, jobs)
         events = await self._erase_events(jobs)
         commands = await forget_commands(self._store, self._tenant, set(jobs))

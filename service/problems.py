@@ -70,6 +70,10 @@ class NotThere(Exception):
         super().__init__(f"there is no {what}")
 
 
+class Gone(Exception):
+    """What was asked for was here and cannot be had any more; the message says why: 410."""
+
+
 def problem(status: int, title: str, detail: str = "", **members: Any) -> JSONResponse:
     """A problem document; `detail` says what to do."""
     content = {"type": "about:blank", "title": title, "status": status, **members}
@@ -129,6 +133,10 @@ def install(app: FastAPI) -> None:
         answer.headers["Retry-After"] = str(error.wait_s)
         return answer
 
+    async def gone(_: Request, error: Exception) -> Response:
+        log.error("artifact_missing", error=str(error))
+        return problem(410, "Gone", str(error))
+
     async def nothing_more(_: Request, __: Exception) -> Response:
         return Response(status_code=204)
 
@@ -140,6 +148,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(NotAllowed, not_allowed)
     app.add_exception_handler(QuotaSpent, quota_spent)
     app.add_exception_handler(NotThere, not_there)
+    app.add_exception_handler(Gone, gone)
     app.add_exception_handler(NothingMore, nothing_more)
 
 

@@ -46,6 +46,9 @@ class Wanted(BaseModel):
     max_repairs: Annotated[int, Field(ge=0)] | None = None
 
 
+NOTHING_WANTED = Wanted()
+
+
 class OwnQuota(BaseModel):
     """What an operator has set for one tenant. None: as its tier has it."""
 
@@ -76,7 +79,7 @@ class Standing:
     @property
     def a_job(self) -> Limits:
         """What a job may use that asks for no less: no more than the day has left."""
-        return self.limits(Wanted())
+        return self.limits(NOTHING_WANTED)
 
     def limits(self, wanted: Wanted) -> Limits:
         """What a job may use. Raises `Unusable` where more is wanted than the tier allows."""

@@ -54,8 +54,12 @@ class Settings(BaseSettings):
     """Where `up` serves the API; 0 takes a free port."""
 
     runner: RunnerKind = RunnerKind.TEMPLATE
-    broken_app: Literal["install", "tests", "start", "marker", "hang"] | None = None
-    """Let the template runner write an app that fails there: to see how failures look."""
+    broken_app: (
+        Literal["install", "tests", "tests-once", "start", "start-once", "marker", "hang"] | None
+    ) = None
+    """Let the template runner write an app that fails there: to see how failures look, and with
+    `…-once` how they are repaired.
+    """
 
     sandbox: SandboxKind | None = None
     """By default `e2b` when E2B_API_KEY is set, else `local`."""

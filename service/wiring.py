@@ -114,6 +114,7 @@ async def running(
 ) -> AsyncIterator[tuple[Instance, Log]]:
     """API, worker and projector together in this process, while the block runs."""
     # Only now: commands that serve nothing start a quarter sooner without it.
+    from service.collecting import collect_daily
     from service.quotas import Quotas
     from service.serving import Parts, api_server, listen
 
@@ -156,6 +157,7 @@ async def running(
             async with anyio.create_task_group() as folding:
                 folding.start_soon(projector.run, log.hub)
                 folding.start_soon(housekeeper.run)
+                folding.start_soon(collect_daily, log, artifacts)
                 is_alone = are_embedded(servers, settings.home)  # they end with this process
                 async with working(settings, servers, log, is_alone=is_alone):
                     settle()

@@ -1,6 +1,7 @@
 """The kinds of app that the template runner knows: one folder in `apps/` each.
 
-A folder holds `kind.toml` (which goals mean this kind, and its words) and the files of the app.
+A folder holds `kind.toml` (which goals mean this kind, and its words), `field_test.py` (which tests
+a field that somebody wants added) and the files of the app.
 What all kinds ship alike stands in `apps/shared`. A new kind is a new folder, and a function in
 `_OWN_TEXTS` if its texts need more of the goal than its title.
 """
@@ -15,20 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from generator.runners import goal as goals
+from generator.runners.colours import Accent
 
 APPS = Path(__file__).parent / "apps"
 SHARED = "shared"
 DATA_FILE = "app.json"
 
 TextValue = str | list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Accent:
-    """A colour, 4.5 : 1 or more against white (light) and against near-black (dark)."""
-
-    light: str
-    dark: str
 
 
 ACCENTS = (
@@ -45,11 +39,15 @@ ACCENTS = (
 
 @dataclass(frozen=True, slots=True)
 class AppKind:
-    """One kind: `settings` is its `kind.toml`, `files` the text of every file it ships."""
+    """One kind: `settings` is its `kind.toml`, `files` the text of every file it ships.
+
+    `field_test` tests a field that is added to an app of this kind.
+    """
 
     name: str
     settings: Mapping[str, Any]
     files: Mapping[str, str]
+    field_test: str
 
 
 @cache
@@ -77,8 +75,13 @@ def kind_for(goal: str) -> AppKind:
 def app_files(goal: str) -> dict[str, str]:
     """Path to text of every file of the app for `goal`; only `app.json` depends on its words."""
     kind = kind_for(goal)
-    data = json.dumps(app_data(kind, goal), ensure_ascii=False, indent=2) + "\n"
+    data = data_file(app_data(kind, goal))
     return dict(sorted({**kind.files, DATA_FILE: data}.items()))
+
+
+def data_file(data: Mapping[str, Any]) -> str:
+    """What an app is made of, as `app.json` says it."""
+    return json.dumps(data, ensure_ascii=False, indent=2) + "\n"
 
 
 def app_data(kind: AppKind, goal: str) -> dict[str, TextValue]:
@@ -92,6 +95,8 @@ def app_data(kind: AppKind, goal: str) -> dict[str, TextValue]:
         "idea": goals.idea(goal),
         "accent_light": accent.light,
         "accent_dark": accent.dark,
+        "color_scheme": "light dark",
+        "fields": [],
         **_flavoured(kind.settings, goal),
         **own_texts(kind.settings, goal),
     }
@@ -167,7 +172,12 @@ def _first(words: Iterable[str], text: str) -> int | None:
 
 def _app_kind(name: str, shared: Mapping[str, str]) -> AppKind:
     texts = {**shared, **_texts(APPS / name)}
-    return AppKind(name=name, settings=tomllib.loads(texts.pop("kind.toml")), files=texts)
+    return AppKind(
+        name=name,
+        settings=tomllib.loads(texts.pop("kind.toml")),
+        field_test=texts.pop("field_test.py"),
+        files=texts,
+    )
 
 
 def _texts(folder: Path) -> dict[str, str]:

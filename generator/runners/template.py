@@ -1,11 +1,16 @@
-"""The runner that needs no network: a small real app, chosen and worded by the goal alone."""
+"""The runner that needs no network: a small real app, chosen and worded by the goal alone.
 
+It also makes a handful of changes to the apps that it wrote (`changes.py`).
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from generator.app_manifest import MANIFEST
 from generator.runner import Listener, RunnerTask
-from generator.runners.app_kinds import app_files
+from generator.runners.app_kinds import app_files, app_kinds
+from generator.runners.evolution import evolved
 from generator.workspace import Workspace
 from schemas.commands import Usage
 
@@ -17,8 +22,12 @@ class Broken(StrEnum):
     """The install command ends with an error."""
     TESTS = "tests"
     """One of the app's own tests fails."""
+    TESTS_ONCE = "tests-once"
+    """The same, until the runner is told of it: to see a repair."""
     START = "start"
     """The server ends at once with an error."""
+    START_ONCE = "start-once"
+    """The same, until the runner is told of it."""
     MARKER = "marker"
     """The server says that it is another build."""
     HANG = "hang"
@@ -26,25 +35,37 @@ class Broken(StrEnum):
 
 
 class TemplateRunner:
-    """Writes the same files, byte for byte, whenever the goal is the same.
+    """Writes the same files, byte for byte, whenever base and goal are the same.
 
-    A base build and a failure change nothing: files of the base that the app does not have go away.
+    Of a failure it learns nothing: the files stay as they are, unless they were broken on purpose
+    only `once`. Raises `RunnerFailed` for a change that it does not understand.
     """
 
     name = "template"
 
     def __init__(self, broken: Broken | str | None = None) -> None:
-        self._breakage = None if broken is None else _BREAKAGES[Broken(broken)]
+        self._broken = None if broken is None else Broken(broken)
+        self._breakage = None if self._broken is None else _BREAKAGES[self._broken]
 
     async def run(self, task: RunnerTask, workspace: Workspace, listener: Listener) -> Usage:
-        files = app_files(task.goal)
-        if self._breakage is not None:
-            files = self._breakage.applied_to(files)
-        for path in workspace.files.keys() - files.keys():
+        files = self._files(task)
+        there = workspace.files
+        for path in sorted(there.keys() - files.keys()):
             await workspace.delete(path)
-        for path, text in files.items():
-            await workspace.write(path, text)
+        for path, content in files.items():
+            if there.get(path) != content:
+                await workspace.write(path, content.decode())
         return Usage()
+
+    def _files(self, task: RunnerTask) -> dict[str, bytes]:
+        """All that the workspace shall hold."""
+        files = dict(task.base_files)
+        if task.failure is not None:
+            is_mended = self._breakage is not None and self._broken in _ONCE
+            return self._breakage.taken_from(files) if self._breakage and is_mended else files
+        written = evolved(files, task.goal) if files else app_files(task.goal)
+        files |= {path: text.encode() for path, text in written.items()}
+        return self._breakage.applied_to(files) if self._breakage else files
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +75,33 @@ class _Breakage:
     commands: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
-    def applied_to(self, files: dict[str, str]) -> dict[str, str]:
-        lines = files[MANIFEST].splitlines()
-        manifest = [self._replaced(line) for line in lines]
-        return {**files, **self.files, MANIFEST: "\n".join(manifest) + "\n"}
+    def applied_to(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The files with it."""
+        manifest = [self._replaced(line) for line in files[MANIFEST].decode().splitlines()]
+        added = {path: text.encode() for path, text in self.files.items()}
+        return {**files, **added, MANIFEST: _joined(manifest)}
+
+    def taken_from(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The files as they would be without it."""
+        whole = next(iter(app_kinds().values())).files[MANIFEST].splitlines()
+        commands = {line.partition(" = ")[0]: line for line in whole}
+        manifest = [
+            commands[name] if (name := line.partition(" = ")[0]) in self.commands else line
+            for line in files[MANIFEST].decode().splitlines()
+        ]
+        kept = {path: content for path, content in files.items() if path not in self.files}
+        return {**kept, MANIFEST: _joined(manifest)}
 
     def _replaced(self, line: str) -> str:
         name = line.partition(" = ")[0]
         return f"{name} = '''{self.commands[name]}'''" if name in self.commands else line
 
 
+def _joined(lines: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+_ONCE = (Broken.TESTS_ONCE, Broken.START_ONCE)
 _BREAKAGES = {
     Broken.INSTALL: _Breakage(
         commands={"install": "echo 'broken on purpose: nothing can be installed' >&2; exit 1"}
@@ -100,4 +138,8 @@ _BREAKAGES = {
             )
         },
     ),
+}
+_BREAKAGES |= {
+    Broken.TESTS_ONCE: _BREAKAGES[Broken.TESTS],
+    Broken.START_ONCE: _BREAKAGES[Broken.START],
 }

@@ -3,7 +3,18 @@
 from fastapi import FastAPI
 
 from service import problems
-from service.api import health, history, jobs, logs, metrics, projects, stats, stream, usage
+from service.api import (
+    builds,
+    health,
+    history,
+    jobs,
+    logs,
+    metrics,
+    projects,
+    stats,
+    stream,
+    usage,
+)
 from service.api.parts import Parts
 from service.api.reading import Folded
 from service.body_limit import BodyLimit
@@ -18,6 +29,17 @@ def create_api(parts: Parts) -> FastAPI:
     app.state.folded = Folded(parts.engine)
     problems.install(app)
     app.add_middleware(BodyLimit, most_bytes=MAX_BODY_BYTES)
-    for noun in (jobs, history, logs, stream, projects, stats, usage, health, metrics):
+    for noun in (
+        jobs,
+        history,
+        logs,
+        stream,
+        projects,
+        builds,
+        stats,
+        usage,
+        health,
+        metrics,
+    ):
         app.include_router(noun.router)
     return app

@@ -1,25 +1,36 @@
 """Jobs over HTTP: submit, cancel, one, lists."""
 
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Literal, Self
 from unicodedata import category
 
 from fastapi import APIRouter, Header, Query, Response
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from uuid6 import uuid7
 
-from eventstore import PostgresUnavailable
+from eventstore import Handled, PostgresUnavailable
 from projector import JobRow, UnknownCursor, job_by_id, list_jobs, row_of
 from schemas import Job, JobRef, Position, Slug, Status, is_id
 from schemas.commands import RequestBuild, RequestCancel
 from schemas.events import MAX_GOAL_CHARS, Text, Tier
-from service.api.parts import OwnParts, Tenant, load, own_ref
+from service.api.bases import find_build, with_files
+from service.api.parts import OwnParts, Parts, Tenant, load, own_ref
 from service.api.reading import POSITION, ReadModel
 from service.history import parse_moment, parse_time, read_history, state_at
 from service.problems import Unusable
-from service.quotas import Wanted
+from service.quotas import NOTHING_WANTED, Wanted
 
 MAX_WORDS_CHARS = 200
+LAST_NUMBER = 2**31 - 1
 router = APIRouter()
 
 
@@ -53,7 +64,15 @@ class JobRequest(BaseModel):
     project_id: Slug = "default"
     user_id: Slug = "anonymous"
     tier: Tier | None = None
-    limits: Wanted = Wanted()
+    limits: Wanted = NOTHING_WANTED
+    base_build: Annotated[int, Field(ge=1, le=LAST_NUMBER)] | Literal["latest"] | None = None
+    in_place: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Self:
+        if self.in_place and self.base_build is None:
+            raise ValueError("in_place needs a base_build, whose preview it takes over")
+        return self
 
 
 class Accepted(BaseModel):
@@ -81,27 +100,72 @@ async def submit(
     request: JobRequest,
     response: Response,
     owner: Tenant,
+    reader: ReadModel,
     key: IdempotencyKey = None,
 ) -> Accepted:
-    """Queue a build. With `Idempotency-Key`, repeating the request gives the first answer."""
+    """Queue a build, from scratch or from the files of another.
+
+    With `Idempotency-Key`, repeating the request gives the first answer.
+    """
     command = RequestBuild(
         tenant=owner,
         user_id=request.user_id,
         project_id=request.project_id,
         goal=request.goal,
     )
-    ref, asked = JobRef(owner, str(uuid7())), request.model_dump()
+
+    async def made() -> RequestBuild:
+        if request.base_build is None:
+            return command
+        number = request.base_build if isinstance(request.base_build, int) else None
+        found = await find_build(reader, owner, request.project_id, number)
+        base = with_files(found, "base_build")
+        return replace(
+            command,
+            base_build=found.number,
+            base_manifest=base.manifest,
+            base_job=found.job_id,
+            in_place=request.in_place,
+        )
+
+    handled = await request_once(
+        parts,
+        owner,
+        made,
+        key=key,
+        asked=request.model_dump(),
+        tier=request.tier,
+        wanted=request.limits,
+    )
+    return accepted(handled.job, handled.position, response)
+
+
+async def request_once(
+    parts: Parts,
+    owner: str,
+    made: Callable[[], Awaitable[RequestBuild]],
+    *,
+    key: str | None,
+    asked: dict[str, Any],
+    tier: Tier | None = None,
+    wanted: Wanted = NOTHING_WANTED,
+) -> Handled:
+    """Request the build that is made from what was `asked` and from what is there now.
+
+    It gets the limits of its tier, and is refused when its tenant's day is used up. What was
+    answered before is answered alike, also when something else is there by now.
+    """
+    ref = JobRef(owner, str(uuid7()))
     if key is not None:
         again = await parts.handler.answered(ref, RequestBuild, command_id=key, asked=asked)
         if again is not None:
-            return _accepted(again.job, again.position, response)
+            return again
     allowed = await parts.quotas.allow(
-        command, tier=request.tier, wanted=request.limits, now=parts.handler.clock()
+        await made(), tier=tier, wanted=wanted, now=parts.handler.clock()
     )
-    handled = await parts.handler.handle(
+    return await parts.handler.handle(
         ref, allowed.command, command_id=key, asked=asked, day_limits=allowed.day_limits
     )
-    return _accepted(handled.job, handled.position, response)
 
 
 @router.post("/v1/jobs/{job_id}/cancel", status_code=202)
@@ -113,7 +177,7 @@ async def cancel(
     handled = await parts.handler.handle(
         JobRef(owner, job_id), RequestCancel(by=state.user_id), command_id=key
     )
-    return _accepted(handled.job, handled.position, response)
+    return accepted(handled.job, handled.position, response)
 
 
 @router.get("/v1/jobs")
@@ -188,7 +252,8 @@ async def _job_at(parts: OwnParts, owner: str, job_id: str, at: str) -> JobRow:
         raise Unusable("at", str(error)) from error
 
 
-def _accepted(job: Job, position: Position | None, response: Response) -> Accepted:
+def accepted(job: Job, position: Position | None, response: Response) -> Accepted:
+    """The answer to whoever asked for this job."""
     response.headers["Location"] = f"/v1/jobs/{job.job}"
     if position is not None:
         response.headers[POSITION] = str(position)

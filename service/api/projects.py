@@ -14,12 +14,12 @@ from projector import (
     project_by_id,
 )
 from schemas import Slug, is_id
+from service.api.jobs import LAST_NUMBER
 from service.api.parts import Tenant
 from service.api.reading import Reader, ReadModel
 from service.problems import NotThere
 
 router = APIRouter(prefix="/v1/projects")
-LAST_NUMBER = 2**31 - 1
 
 Limit = Annotated[int, Query(ge=1, le=200)]
 Number = Annotated[int, Path(ge=1, le=LAST_NUMBER)]

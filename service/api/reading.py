@@ -8,7 +8,7 @@ a connection meanwhile.
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import anyio
@@ -66,6 +66,12 @@ class Reader:
     partition: int
     after: Position | None
     response: Response
+
+    def at_least(self, position: Position) -> "Reader":
+        """The same, also waiting for this position."""
+        if self.after is not None and self.after >= position:
+            return self
+        return replace(self, after=position) if position.seq else self
 
     @asynccontextmanager
     async def connection(self, *tables: str) -> AsyncIterator[AsyncConnection]:

@@ -15,8 +15,10 @@ from generator import Deadlines
 from service.commands.terminal import (
     REFUSED,
     AsJson,
+    Base,
     Goal,
     Project,
+    checked_base,
     err,
     friendly,
     log_file,
@@ -40,14 +42,15 @@ OTHERS_START_S = 30.0
 def demo(
     goal: Goal,
     project: Project = "default",
+    base: Base = None,
     once: Annotated[bool, typer.Option("--once", help="End once the preview answered.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build GOAL from nothing, here and now, and serve its preview until Ctrl-C."""
+    """Build GOAL here and now, from nothing or from --base, and serve its preview until Ctrl-C."""
     outcome = Outcome()
     try:
         with friendly():
-            outcome = _demo(goal, project, once=once, as_json=as_json)
+            outcome = _demo(goal, project, checked_base(base), once=once, as_json=as_json)
     except typer.Exit as ended:
         if as_json:
             status = "refused" if ended.exit_code == REFUSED else "error"
@@ -57,7 +60,7 @@ def demo(
         raise typer.Exit(1)
 
 
-def _demo(goal: str, project: str, *, once: bool, as_json: bool) -> Outcome:
+def _demo(goal: str, project: str, base: int | str | None, *, once: bool, as_json: bool) -> Outcome:
     from service.demo import demo, end_preview, see_preview
     from service.watching import Screen, summary
     from service.wiring import running
@@ -68,7 +71,9 @@ def _demo(goal: str, project: str, *, once: bool, as_json: bool) -> Outcome:
 
     async def build(instance: Instance) -> None:
         nonlocal outcome, is_told
-        watched, outcome = await demo(instance, goal, project=project, screen=Screen(console))
+        watched, outcome = await demo(
+            instance, goal, project=project, screen=Screen(console), base=base
+        )
         if outcome.preview_url:
             await see_preview(outcome.preview_url)
         is_told = True

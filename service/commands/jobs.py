@@ -11,9 +11,12 @@ from rich.table import Table
 from service.client import Client
 from service.commands.terminal import (
     AsJson,
+    Base,
     Goal,
+    InPlace,
     Project,
     api,
+    checked_base,
     err,
     friendly,
     out,
@@ -46,10 +49,12 @@ def submit(
     max_repairs: Annotated[
         int | None, typer.Option("--max-repairs", help="Repair it no more often than that.")
     ] = None,
+    base: Base = None,
+    in_place: InPlace = False,
     follow: Annotated[bool, typer.Option("--watch", "-w", help="Watch it to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a build of GOAL with the running instance."""
+    """Queue a build of GOAL with the running instance; with --base, a change of that build."""
     with friendly():
         asked = {
             "max_cost_usd": max_cost,
@@ -59,22 +64,31 @@ def submit(
         }
         limits = {name: limit for name, limit in asked.items() if limit is not None}
         accepted = ask(
-            lambda client: client.submit(goal, project=project, tier=tier, limits=limits)
+            lambda client: client.submit(
+                goal,
+                project=project,
+                tier=tier,
+                limits=limits,
+                base=checked_base(base),
+                in_place=in_place,
+            )
         )
         if as_json:
             print_json(accepted)
         elif not follow:
             out.print(f"queued as job [bold]{accepted['job_id']}[/]", highlight=False)
     if follow:
-        _watch(accepted["job_id"], err if as_json else out)
+        follow_job(accepted["job_id"], err if as_json else out)
 
 
 def watch(job: JobArgument) -> None:
     """Watch a job to its end; exit code 0 only when it became READY."""
-    _watch(job, out)
+    follow_job(job, out)
 
 
-def _watch(job_id: str, console: Console) -> None:
+def follow_job(job_id: str, console: Console) -> None:
+    """Show a job to its end. Raises `typer.Exit` unless it became READY."""
+
     async def follow(client: Client) -> Watched:
         job = await client.job(job_id)
         watched = Watched(job_id, job["goal"], job["project_id"])

@@ -33,7 +33,23 @@ err = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
 
 Goal = Annotated[str, typer.Argument(help="What to build, in a sentence.", show_default=False)]
 Project = Annotated[str, typer.Option("--project", "-p", help="The project to build in.")]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Change this build instead: its number, or `latest`.", show_default=False),
+]
+InPlace = Annotated[
+    bool, typer.Option("--in-place", help="Take over the base's preview instead of a new one.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def checked_base(text: str | None) -> int | str | None:
+    """A build's number, or `latest`. Raises `SettingsInvalid`."""
+    if text is None or text == "latest":
+        return text
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise SettingsInvalid(f"--base {text}: give the number of a build, or `latest`")
+    return int(text)
 
 
 def print_json(document: Any) -> None:

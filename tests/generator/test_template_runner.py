@@ -21,6 +21,7 @@ from generator.app_manifest import app_commands
 from generator.runner import Failure, Runner, RunnerTask
 from generator.runners import goal as goals
 from generator.runners.app_kinds import ACCENTS, app_files, app_kinds, kind_for
+from generator.runners.colours import contrast
 from generator.runners.template import Broken, TemplateRunner
 from generator.workspace import Workspace
 from schemas.commands import Usage
@@ -35,16 +36,18 @@ PLAIN_GOALS = {
     "poll": "Where shall we have lunch? Pizza, sushi or salad. Make it a poll",
     "landing": "A landing page for a bakery called Crumb with bread, coffee and a garden",
 }
+FAILURE = Failure("it broke", "python3 -m unittest", 1, "FAILED")
 NASTY = (
     '<script>alert(1)</script> \'; DROP TABLE tasks; -- ../../etc/passwd \\ "quoted" {{idea}} {x}'
     " $HOME `id` %s \x00\x1b[31m \u202eoverride\u2028 👩‍👩‍👧 שלום מרחבא </textarea>?"
 )
 
 
-async def written(goal: str, root: Path, *, broken: str | None = None) -> Mapping[str, bytes]:
-    async def ignore(path: str, size_bytes: int) -> None:
-        pass
+async def ignore(path: str, size_bytes: int) -> None:
+    pass
 
+
+async def written(goal: str, root: Path, *, broken: str | None = None) -> Mapping[str, bytes]:
     workspace = Workspace(root, on_file=ignore)
     usage = await TemplateRunner(broken).run(
         RunnerTask(job="job-1", goal=goal), workspace, Silent()
@@ -128,19 +131,42 @@ def test_what_the_hash_chooses_is_the_same_in_every_process_and_on_every_machine
     ]
 
 
-async def test_files_of_a_base_build_that_the_app_does_not_have_go_away(tmp_path: Path) -> None:
-    async def ignore(path: str, size_bytes: int) -> None:
-        pass
-
-    workspace = Workspace(tmp_path, on_file=ignore)
-    base = {"tests/test_old.py": b"boom", "app.py": b"old"}
-    await workspace.load(base)
-    task = RunnerTask(
-        job="job-1", goal="a todo list", base_files=base, failure=Failure("it broke", "test", 1, "")
-    )
+async def test_of_a_failure_it_learns_nothing_and_leaves_the_files_as_they_are(
+    tmp_path: Path,
+) -> None:
+    before = await written("a todo list", tmp_path)
+    workspace = Workspace(tmp_path, on_file=unheard_of)
+    await workspace.load(before)
+    task = RunnerTask(job="job-1", goal="a todo list", round=2, base_files=before, failure=FAILURE)
     await TemplateRunner().run(task, workspace, Silent())
-    assert workspace.files.keys() == app_files("a todo list").keys()
-    assert workspace.files["app.py"] != b"old"
+    assert workspace.files == before
+
+
+async def unheard_of(path: str, size_bytes: int) -> None:
+    raise AssertionError(f"{path} was written again")
+
+
+@pytest.mark.parametrize("broken", ["tests-once", "start-once"])
+async def test_what_is_broken_once_is_mended_when_the_runner_is_told(
+    broken: str, tmp_path: Path
+) -> None:
+    whole = await written("a todo list", tmp_path / "whole")
+    before = await written("a todo list", tmp_path / "broken", broken=broken)
+    assert before != whole
+    workspace = Workspace(tmp_path / "broken", on_file=ignore)
+    await workspace.load(before)
+    task = RunnerTask(job="job-1", goal="a todo list", base_files=before, failure=FAILURE)
+    await TemplateRunner(broken).run(task, workspace, Silent())
+    assert workspace.files == whole
+
+
+async def test_an_app_is_written_anew_over_what_a_lost_worker_had_drafted(tmp_path: Path) -> None:
+    whole = await written("a todo list", tmp_path / "whole")
+    workspace = Workspace(tmp_path / "again", on_file=ignore)
+    await workspace.load({"app.py": b"half", "stray.py": b"boom"})
+    task = RunnerTask(job="job-1", goal="a todo list", drafted=frozenset(["app.py", "stray.py"]))
+    await TemplateRunner().run(task, workspace, Silent())
+    assert workspace.files == whole
 
 
 def test_the_runner_is_a_runner_named_template() -> None:
@@ -387,17 +413,3 @@ def test_a_goal_of_full_length_takes_no_time_to_read() -> None:
     for piece in ("a poll: a, ", "with b ", "? ", "me and ", "for A, ", "(", "\n- x", "é\u0301"):
         app_files((piece * 4000)[:4000])
     assert time.process_time() - begin < 4
-
-
-def contrast(first: str, second: str) -> float:
-    """Contrast of two colours as WCAG 2.2 defines it, 1 to 21."""
-    lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def luminance(colour: str) -> float:
-    shares = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    red, green, blue = (
-        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -14,12 +14,14 @@ from eventstore.parts import make_parts
 from projector import Projector, erasing, parked_jobs, rebuild, verify
 from projector.erasing import (
     JOBS,
+    Artifacts,
     Erasable,
+    artifacts_elsewhere,
+    artifacts_named,
+    artifacts_of,
     erasable,
     erase,
     forget_old_rows,
-    manifests_elsewhere,
-    manifests_of,
     one_erasure,
     previews_of,
 )
@@ -28,6 +30,8 @@ from projector.parking import one_replay
 from schemas import JobRef
 from schemas.erasing import ERASED, HASH
 from schemas.events import (
+    JobCancelled,
+    JobReady,
     Known,
     Payload,
     PhaseCompleted,
@@ -312,8 +316,27 @@ async def test_files_are_known_by_the_events_that_name_them(
 ) -> None:
     await write(store, secretly(build(), manifest=OTHERS), project="third")
     await projector.catch_up()
-    assert await manifests_of(engine, OURS, ids(ours)) == [MANIFEST]
-    assert await manifests_elsewhere(engine, OURS, ids(ours)) == [OTHERS]
+    assert await artifacts_of(engine, OURS, ids(ours)) == Artifacts((MANIFEST,))
+    assert await artifacts_elsewhere(engine, OURS, ids(ours)) == Artifacts((OTHERS,))
+    both = Artifacts(tuple(sorted((MANIFEST, OTHERS))))
+    assert await artifacts_named(engine) == both
+    await erase(engine, OURS, ids(ours))
+    assert await artifacts_named(engine) == Artifacts((OTHERS,))
+
+
+async def test_an_event_can_name_several_artifacts(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    base, made, printed = ("a" * 64, "b" * 64, "c" * 64)
+    *early, last = build()
+    assert isinstance(last, JobReady)
+    begun = queued().model_copy(update={"base_build": 1, "base_manifest": base})
+    history = [begun, *early[1:], last.model_copy(update={"manifest": made, "log": printed})]
+    ref = await write(store, history)
+    other = await write(store, [queued(), JobCancelled(by="ann", log="d" * 64)])
+    await projector.catch_up()
+    assert await artifacts_of(engine, OURS, [ref.job]) == Artifacts((base, made), (printed,))
+    assert await artifacts_of(engine, OURS, [other.job]) == Artifacts((), ("d" * 64,))
 
 
 async def test_no_goal_passes_for_a_manifest(
@@ -322,7 +345,7 @@ async def test_no_goal_passes_for_a_manifest(
     sly = f'{{"manifest":"{OTHERS}"}}'
     ref = await write(store, [queued(sly), started(), failed()])
     await projector.catch_up()
-    assert await manifests_of(engine, OURS, [ref.job]) == []
+    assert await artifacts_of(engine, OURS, [ref.job]) == Artifacts()
 
 
 async def test_previews_that_go_on_are_known_until_they_are_erased(

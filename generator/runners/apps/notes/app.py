@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from database import Database
+from fields import Fields
 from notebook import SCHEMA, Notebook
 from pages import load_data, load_files
 from server import Handler, Refused, Reply, Request, Site, main
@@ -19,10 +20,11 @@ API = "/api/notes"
 
 def create_site(database_path: Path) -> Site:
     database = Database(database_path, SCHEMA)
-    return Site(database, routes(Notebook(database)), load_files(ROOT, DATA))
+    fields = Fields(DATA)
+    return Site(database, routes(Notebook(database, fields), fields), load_files(ROOT, DATA))
 
 
-def routes(notebook: Notebook) -> Mapping[str, Handler]:
+def routes(notebook: Notebook, fields: Fields) -> Mapping[str, Handler]:
     def search(request: Request) -> Reply:
         words = request.query.get("q", "")[:200].split()
         return Reply(200, {"notes": notebook.search(words), "count": notebook.count()})
@@ -32,11 +34,12 @@ def routes(notebook: Notebook) -> Mapping[str, Handler]:
 
     def create(request: Request) -> Reply:
         title, body = _title_and_body(request)
-        return Reply(201, notebook.create(title, body, now=time.time()))
+        return Reply(201, notebook.create(title, body, fields.sent(request), now=time.time()))
 
     def change(request: Request) -> Reply:
         title, body = _title_and_body(request)
-        return Reply(200, notebook.change(request.ids["id"], title, body, now=time.time()))
+        values = fields.sent(request)
+        return Reply(200, notebook.change(request.ids["id"], title, body, values, now=time.time()))
 
     def delete(request: Request) -> Reply:
         notebook.delete(request.ids["id"])

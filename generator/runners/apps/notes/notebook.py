@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from database import Database
+from fields import SCHEMA as FIELD_VALUES
+from fields import Fields
 from server import Refused
 
 MAX_NOTES = 1_000
@@ -18,11 +20,13 @@ SCHEMA = """
         changed_s REAL NOT NULL
     );
 """
+SCHEMA += FIELD_VALUES
 
 
 class Notebook:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, fields: Fields) -> None:
         self._database = database
+        self._fields = fields
 
     def search(self, words: Sequence[str]) -> list[dict[str, object]]:
         """The notes that contain all of `words`, in any case, each with the start of its body."""
@@ -35,7 +39,8 @@ class Notebook:
                 f" WHERE {condition or 'true'} ORDER BY changed_s DESC, id DESC",
                 (EXCERPT_CHARS, *words),
             ).fetchall()
-        return [dict(row) for row in rows]
+            values = self._fields.of_all(db)
+        return [{**dict(row), "fields": values.get(row["id"], {})} for row in rows]
 
     def count(self) -> int:
         with self._database.transaction() as db:
@@ -43,39 +48,45 @@ class Notebook:
 
     def show(self, note_id: int) -> dict[str, object]:
         with self._database.transaction() as db:
-            return _found(db, note_id)
+            return self._found(db, note_id)
 
-    def create(self, title: str, body: str, *, now: float) -> dict[str, object]:
+    def create(
+        self, title: str, body: str, values: Mapping[str, str], *, now: float
+    ) -> dict[str, object]:
         with self._database.transaction() as db:
             if _count(db) >= MAX_NOTES:
                 raise Refused(409, f"The notebook is full with {MAX_NOTES:,} notes. Delete some.")
             note_id = db.execute(
                 "INSERT INTO notes (title, body, changed_s) VALUES (?, ?, ?)", (title, body, now)
             ).lastrowid
-            return _found(db, note_id)
+            self._fields.keep(db, note_id, values)
+            return self._found(db, note_id)
 
-    def change(self, note_id: int, title: str, body: str, *, now: float) -> dict[str, object]:
+    def change(
+        self, note_id: int, title: str, body: str, values: Mapping[str, str], *, now: float
+    ) -> dict[str, object]:
         with self._database.transaction() as db:
-            _found(db, note_id)
+            self._found(db, note_id)
             db.execute(
                 "UPDATE notes SET title = ?, body = ?, changed_s = ? WHERE id = ?",
                 (title, body, now, note_id),
             )
-            return _found(db, note_id)
+            self._fields.keep(db, note_id, values)
+            return self._found(db, note_id)
 
     def delete(self, note_id: int) -> None:
         with self._database.transaction() as db:
-            _found(db, note_id)
+            self._found(db, note_id)
+            self._fields.forget(db, note_id)
             db.execute("DELETE FROM notes WHERE id = ?", (note_id,))
+
+    def _found(self, db: sqlite3.Connection, note_id: int | None) -> dict[str, object]:
+        row = db.execute("SELECT * FROM notes WHERE id = ?", (note_id,)).fetchone()
+        if row is None:
+            raise Refused(404, "This note has been deleted.")
+        return {**dict(row), "fields": self._fields.of(db, note_id)}
 
 
 def _count(db: sqlite3.Connection) -> int:
     count: int = db.execute("SELECT count(*) FROM notes").fetchone()[0]
     return count
-
-
-def _found(db: sqlite3.Connection, note_id: int | None) -> dict[str, object]:
-    row = db.execute("SELECT * FROM notes WHERE id = ?", (note_id,)).fetchone()
-    if row is None:
-        raise Refused(404, "This note has been deleted.")
-    return dict(row)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ballot_box import SCHEMA, BallotBox
 from database import Database
+from fields import Fields
 from pages import load_data, load_files
 from server import Handler, Refused, Reply, Request, Site, main
 
@@ -21,10 +22,12 @@ ONE_YEAR_S = 365 * 24 * 3600
 
 def create_site(database_path: Path) -> Site:
     database = Database(database_path, SCHEMA)
-    return Site(database, routes(BallotBox(database, DATA["options"])), load_files(ROOT, DATA))
+    fields = Fields(DATA)
+    ballot_box = BallotBox(database, DATA["options"], fields)
+    return Site(database, routes(ballot_box, fields), load_files(ROOT, DATA))
 
 
-def routes(ballot_box: BallotBox) -> Mapping[str, Handler]:
+def routes(ballot_box: BallotBox, fields: Fields) -> Mapping[str, Handler]:
     def show(request: Request) -> Reply:
         return Reply(200, ballot_box.result(_voter(request)))
 
@@ -33,7 +36,7 @@ def routes(ballot_box: BallotBox) -> Mapping[str, Handler]:
         if choice >= len(DATA["options"]):
             raise Refused(422, "“choice” is not one of the options.")
         voter = _voter(request) or os.urandom(16).hex()
-        ballot_box.vote(voter, choice)
+        ballot_box.vote(voter, choice, fields.sent(request))
         cookie = f"voter={voter}; Max-Age={ONE_YEAR_S}; Path=/; HttpOnly; SameSite=Lax"
         return Reply(201, ballot_box.result(voter), {"Set-Cookie": cookie})
 

@@ -47,8 +47,15 @@ def load_files(root: Path, data: Mapping[str, object]) -> dict[str, File]:
 
 
 def fill(template: str, data: Mapping[str, object]) -> str:
-    """Put `data` into the `{{slots}}`, escaped, in one pass: a text with braces stays a text."""
-    return SLOT.sub(lambda slot: html.escape(str(data[slot[1]])), template)
+    """Put `data` into the `{{slots}}`, escaped, in one pass: a text with braces stays a text.
+
+    What is no text goes in as JSON.
+    """
+    return SLOT.sub(lambda slot: html.escape(_shown(data[slot[1]])), template)
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _file(path: Path, content: bytes) -> File:

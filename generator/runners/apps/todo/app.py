@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from database import Database
+from fields import Fields
 from pages import load_data, load_files
 from server import Handler, Refused, Reply, Request, Site, main
 from tasks import SCHEMA, TaskList
@@ -18,10 +19,12 @@ API = "/api/tasks"
 
 def create_site(database_path: Path) -> Site:
     database = Database(database_path, SCHEMA)
-    return Site(database, routes(TaskList(database, DATA["people"])), load_files(ROOT, DATA))
+    fields = Fields(DATA)
+    task_list = TaskList(database, DATA["people"], fields)
+    return Site(database, routes(task_list, fields), load_files(ROOT, DATA))
 
 
-def routes(task_list: TaskList) -> Mapping[str, Handler]:
+def routes(task_list: TaskList, fields: Fields) -> Mapping[str, Handler]:
     def show(request: Request) -> Reply:
         return Reply(200, task_list.show())
 
@@ -29,7 +32,7 @@ def routes(task_list: TaskList) -> Mapping[str, Handler]:
         title = request.text("title", max_chars=300)
         person = _person(request) if request.has("person") else None
         done = request.flag("done") if request.has("done") else False
-        return Reply(201, task_list.add(title, person, done))
+        return Reply(201, task_list.add(title, person, done, fields.sent(request)))
 
     def change(request: Request) -> Reply:
         changes: dict[str, object] = {}
@@ -39,8 +42,10 @@ def routes(task_list: TaskList) -> Mapping[str, Handler]:
             changes["done"] = request.flag("done")
         if request.has("person"):
             changes["person"] = _person(request)
+        if request.has("fields"):
+            changes["fields"] = fields.sent(request)
         if not changes:
-            raise Refused(422, "Nothing to change: send “title”, “done” or “person”.")
+            raise Refused(422, "Nothing to change: send “title”, “done”, “person” or “fields”.")
         return Reply(200, task_list.change(request.ids["id"], changes))
 
     def delete(request: Request) -> Reply:

@@ -1,8 +1,10 @@
 import { api, find } from "./api.js";
+import { showInputs, valuesIn } from "./fields.js";
 
 const form = find("#sign-up");
 const email = find("#email");
 const button = find("button", form);
+const extras = find("#fields");
 
 function showCount(count) {
   const people = count === 1 ? "1 person is in." : `${count.toLocaleString("en")} people are in.`;
@@ -22,7 +24,10 @@ form.addEventListener("submit", async (event) => {
   showProblem("");
   button.disabled = true;
   try {
-    const answer = await api("POST", "api/signups", { email: email.value });
+    const answer = await api("POST", "api/signups", {
+      email: email.value,
+      fields: valuesIn(extras),
+    });
     showCount(answer.count);
     if (!answer.new) find("#welcome-text").textContent = "You are on the list already. All good!";
     form.hidden = true;
@@ -35,6 +40,8 @@ form.addEventListener("submit", async (event) => {
 });
 
 email.addEventListener("input", () => showProblem(""));
+
+showInputs(extras);
 
 // The page is whole without the number; when it cannot be had, nothing is missing.
 api("GET", "api/signups").then(({ count }) => showCount(count), () => {});

@@ -1,4 +1,5 @@
 import { api, attempt, copyOf, find, keepFresh, keepingFocus, toast } from "./api.js";
+import { showInputs, showValues, valuesIn } from "./fields.js";
 
 const REFRESH_S = 15;
 const TYPING_PAUSE_MS = 700;
@@ -8,6 +9,7 @@ const search = find("#search");
 const editor = find("#editor");
 const title = find("#title");
 const body = find("#body");
+const extras = find("#fields");
 const saved = find("#saved");
 
 let shownState = "";
@@ -41,6 +43,7 @@ function renderNote(card, note) {
   find(".note-title", card).textContent = note.title || firstLine;
   find(".note-excerpt", card).textContent = note.title ? note.excerpt : rest.join("\n").trim();
   find(".note-excerpt", card).hidden = !(note.title ? note.excerpt : rest.join("").trim());
+  showValues(find(".chips", card), note.fields);
   time.textContent = note.when;
   time.dateTime = new Date(note.changed_s * 1000).toISOString();
   find("button", card).onclick = () =>
@@ -69,6 +72,7 @@ function open(note) {
   noteId = note?.id ?? null;
   title.value = note?.title ?? "";
   body.value = note?.body ?? "";
+  showInputs(extras, note?.fields);
   savedState = written();
   tell("");
   editor.showModal();
@@ -76,7 +80,8 @@ function open(note) {
   body.setSelectionRange(body.value.length, body.value.length);
 }
 
-const written = () => JSON.stringify([title.value.trim(), body.value.trim()]);
+const written = () =>
+  JSON.stringify([title.value.trim(), body.value.trim(), ...Object.values(valuesIn(extras))]);
 
 function tell(text, failed = false) {
   saved.textContent = text;
@@ -92,7 +97,7 @@ function save() {
     if (state === savedState || isEmpty) return true;
     tell("Saving…");
     try {
-      const note = { title: title.value, body: body.value };
+      const note = { title: title.value, body: body.value, fields: valuesIn(extras) };
       const path = noteId === null ? "api/notes" : `api/notes/${noteId}`;
       noteId = (await api(noteId === null ? "POST" : "PUT", path, note)).id;
       savedState = state;
@@ -112,7 +117,7 @@ async function close() {
   await attempt(load);
 }
 
-for (const field of [title, body]) {
+for (const field of [title, body, extras]) {
   field.addEventListener("input", () => {
     clearTimeout(typing);
     typing = setTimeout(save, TYPING_PAUSE_MS);
@@ -139,7 +144,7 @@ find("#delete").addEventListener("click", async () => {
   clearTimeout(typing);
   await saving;
   const id = noteId;
-  const note = { title: title.value, body: body.value };
+  const note = { title: title.value, body: body.value, fields: valuesIn(extras) };
   if (id !== null && !(await attempt(() => api("DELETE", `api/notes/${id}`)))) return;
   editor.close();
   await attempt(load);

@@ -68,6 +68,8 @@ class NotebookTest(AppTest):
             {"title": "", "body": "x" * 20_001},
             {"title": "a\0b", "body": ""},
             {"title": "", "body": "\ud800"},
+            {"title": "ok", "body": "", "fields": []},
+            {"title": "ok", "body": "", "fields": {"no such field": "x"}},
         ):
             self.check_refused(422, self.call("POST", "/api/notes", body))
             self.check_refused(422, self.call("PUT", f"/api/notes/{note}", body))

@@ -1,11 +1,14 @@
 import { api, attempt, copyOf, find, keepFresh, keepingFocus } from "./api.js";
+import { fields, showInputs, showValues, valuesIn } from "./fields.js";
 
 const REFRESH_S = 3;
 
 const list = find("#options");
 const peek = find("#peek");
+const extras = find("#fields");
+const answersList = find("#answers");
 
-let result = { options: [], total: 0, voted: false, choice: null };
+let result = { options: [], answers: [], total: 0, voted: false, choice: null };
 let peeking = false;
 
 async function load() {
@@ -17,7 +20,7 @@ async function vote(choice) {
   const buttons = [...list.querySelectorAll("button")];
   buttons.forEach((button) => (button.disabled = true));
   const voted = await attempt(async () => {
-    result = await api("POST", "api/votes", { choice });
+    result = await api("POST", "api/votes", { choice, fields: valuesIn(extras) });
   });
   // A vote refused was cast before, in another tab: show what counts.
   if (!voted) await load().catch(() => {});
@@ -34,7 +37,7 @@ const summary = () =>
   result.options.map(({ label, votes }) => `${label}: ${share(votes)} percent`).join(", ");
 
 function render() {
-  const { options, total, voted, choice } = result;
+  const { options, answers, total, voted, choice } = result;
   const open = voted || peeking;
   const most = Math.max(...options.map(({ votes }) => votes));
   list.classList.toggle("voted", voted);
@@ -52,6 +55,9 @@ function render() {
       showCount(find(".count", row), open, votes);
     });
   });
+  extras.hidden = voted || fields.length === 0;
+  answersList.hidden = !open || answers.length === 0;
+  answersList.replaceChildren(...answers.map(renderAnswer));
   find("#tally").hidden = false;
   find("#total").textContent =
     total === 0 ? "No votes yet. Be the first!" : `${total} ${total === 1 ? "vote" : "votes"}`;
@@ -59,6 +65,13 @@ function render() {
   peek.hidden = voted || total === 0;
   peek.ariaPressed = String(peeking);
   peek.textContent = peeking ? "Hide the results" : "Show the results";
+}
+
+function renderAnswer({ label, fields: values }) {
+  const row = copyOf("answer");
+  find(".answer-label", row).textContent = label;
+  showValues(find(".chips", row), values);
+  return row;
 }
 
 function showCount(element, open, votes) {
@@ -73,4 +86,5 @@ peek.addEventListener("click", () => {
   render();
 });
 
+showInputs(extras);
 keepFresh(load, REFRESH_S);

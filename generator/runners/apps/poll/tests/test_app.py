@@ -64,6 +64,9 @@ class PollTest(AppTest):
         for choice in (-1, len(OPTIONS), 2**70, "0", None, True, 0.5, [0]):
             self.check_refused(422, self.vote(choice))
         self.check_refused(422, self.call("POST", "/api/votes", {}))
+        for values in ([], {"no such field": "x"}):
+            body = {"choice": 0, "fields": values}
+            self.check_refused(422, self.call("POST", "/api/votes", body))
         self.assertEqual(sum(self.counts()), 0)
 
 

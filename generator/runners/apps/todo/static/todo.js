@@ -1,4 +1,5 @@
 import { api, attempt, copyOf, find, keepFresh, keepingFocus, toast } from "./api.js";
+import { fields, showInputs, showValues, valuesIn } from "./fields.js";
 
 const REFRESH_S = 5;
 const FILTERS = { all: () => true, open: (task) => !task.done, done: (task) => task.done };
@@ -12,6 +13,8 @@ let shownState = "";
 const list = find("#tasks");
 const newPerson = find("#new-person");
 const names = find("#names");
+const newFields = find("#new-fields");
+const details = find("#details");
 
 async function load() {
   ({ people, tasks } = await api("GET", "api/tasks"));
@@ -132,10 +135,25 @@ function renderTask(row, task) {
   assign.ariaLabel = `Who does “${task.title}”`;
   assign.onchange = () => update(task, { person: assign.value ? Number(assign.value) : null });
 
+  showValues(find(".chips", row), task.fields);
+  const edit = find(".edit", row);
+  edit.hidden = fields.length === 0;
+  edit.ariaLabel = `Change “${task.title}”`;
+  edit.onclick = () => showDetails(task);
+
   const button = find(".delete", row);
   button.ariaLabel = `Delete “${task.title}”`;
   button.onclick = () => remove(task);
   return row;
+}
+
+let detailed = null;
+
+function showDetails(task) {
+  detailed = task;
+  find("#details-title").textContent = task.title;
+  showInputs(find("#details-fields"), task.fields);
+  details.showModal();
 }
 
 const update = (task, changes) =>
@@ -145,13 +163,14 @@ const update = (task, changes) =>
   );
 
 async function remove(task) {
-  const { title, person, done } = task;
+  const { title, person, done, fields: values } = task;
   const worked = await change(
     () => (tasks = tasks.filter((other) => other !== task)),
     () => api("DELETE", `api/tasks/${task.id}`),
   );
   if (worked) {
-    const undo = () => attempt(() => api("POST", "api/tasks", { title, person, done }).then(load));
+    const again = { title, person, done, fields: values };
+    const undo = () => attempt(() => api("POST", "api/tasks", again).then(load));
     toast("Deleted.", { label: "Undo", run: undo });
   }
 }
@@ -168,10 +187,12 @@ find("#composer").addEventListener("submit", async (event) => {
   const person = newPerson.value ? Number(newPerson.value) : null;
   const button = find("#composer button");
   button.disabled = true;
-  const added = await attempt(() => api("POST", "api/tasks", { title, person }));
+  const task = { title, person, fields: valuesIn(newFields) };
+  const added = await attempt(() => api("POST", "api/tasks", task));
   button.disabled = false;
   if (!added) return;
   input.value = "";
+  showInputs(newFields);
   input.focus();
   spoken(`Added: ${title}`);
   if (show === "done") show = "all";
@@ -199,6 +220,17 @@ find("#rename").addEventListener("click", () => {
   find("input", fields[0]).select();
 });
 
+find("#details-cancel").addEventListener("click", () => details.close());
+
+find("#details-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const changes = { fields: valuesIn(find("#details-fields")) };
+  if (await attempt(() => api("PATCH", `api/tasks/${detailed.id}`, changes))) {
+    details.close();
+    await load().catch(() => {});
+  }
+});
+
 find("#names-cancel").addEventListener("click", () => names.close());
 
 find("#names-form").addEventListener("submit", async (event) => {
@@ -214,4 +246,5 @@ find("#names-form").addEventListener("submit", async (event) => {
   if (saved) names.close();
 });
 
+showInputs(newFields);
 keepFresh(load, REFRESH_S);

@@ -31,7 +31,8 @@ class TaskListTest(AppTest):
         task = self.add("  Water the plants ")
         changed = self.call("PATCH", f"/api/tasks/{task}", {"done": True, "title": "Water ferns"})
         self.assertEqual(
-            changed.data, {"id": task, "title": "Water ferns", "done": True, "person": None}
+            changed.data,
+            {"id": task, "title": "Water ferns", "done": True, "person": None, "fields": {}},
         )
         self.assertEqual(self.call("DELETE", f"/api/tasks/{task}").status, 200)
         self.assertEqual(self.titles(), [])
@@ -66,6 +67,8 @@ class TaskListTest(AppTest):
             {"title": "ok", "person": "1"},
             {"title": "ok", "person": True},
             {"title": "ok", "person": 2**70},
+            {"title": "ok", "fields": []},
+            {"title": "ok", "fields": {"no such field": "x"}},
         ):
             self.check_refused(422, self.call("POST", "/api/tasks", body))
         self.check_refused(404, self.call("POST", "/api/tasks", {"title": "ok", "person": 99}))
