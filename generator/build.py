@@ -22,6 +22,7 @@ from generator.transcript import Transcript
 from generator.workspace import Workspace
 from schemas import Command, Job, Phase
 from schemas.commands import NO_USAGE, Usage
+from schemas.events import Fact
 
 log = structlog.get_logger()
 
@@ -54,6 +55,8 @@ class Build:
     """Set while there is more than the last draft has."""
     is_cancelling: bool = False
     """Whether a cancel was requested, so that nobody will go on with this build."""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    """How the runner of this phase worked."""
     maybe_ready: bool = False
     """Whether the log may say READY although its answer has not arrived."""
     _carried: Usage = NO_USAGE
@@ -112,6 +115,10 @@ class Build:
     async def said(self, text: str) -> None:
         """Show what the model says."""
         await self.note("said", {"text": text})
+
+    async def noted(self, facts: Mapping[str, Fact]) -> None:
+        """Keep what the runner says of how it worked."""
+        self.facts = dict(facts)
 
     def transcript(self) -> Transcript:
         """Shows what a command of the current phase prints."""
