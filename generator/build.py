@@ -32,6 +32,7 @@ from generator.transcript import LogLine, Transcript, log_lines
 from generator.workspace import Workspace
 from schemas import Command, Job, Phase
 from schemas.commands import NO_USAGE, Usage
+from schemas.events import Fact
 
 log = structlog.get_logger()
 
@@ -65,6 +66,8 @@ class Build:
     """Set while there is more than the last draft has."""
     is_cancelling: bool = False
     """Whether a cancel was requested, so that nobody will go on with this build."""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    """How the runner of this phase worked."""
     maybe_ready: bool = False
     """Whether the log may say READY although its answer has not arrived."""
     transcript: Transcript = field(init=False, repr=False)
@@ -129,6 +132,10 @@ class Build:
     async def said(self, text: str) -> None:
         """Show what the model says, put together to lines."""
         await self.transcript.take("model", text)
+
+    async def noted(self, facts: Mapping[str, Fact]) -> None:
+        """Keep what the runner says of how it worked."""
+        self.facts = dict(facts)
 
     async def keep_log(self) -> str | None:
         """Keep all that was said in this build; what the event that ends the job calls `log`.

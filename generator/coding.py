@@ -47,6 +47,7 @@ async def _run(build: Build, base: Mapping[str, bytes]) -> Mapping[str, bytes]:
     await workspace.clear()
     await workspace.load(build.draft.applied_to(base))
     build.begin_run()
+    await build.noted({})
     task = RunnerTask(
         job=job.job,
         goal=job.goal,

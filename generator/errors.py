@@ -2,7 +2,9 @@
 
 GenerationError
 ├── RunnerFailed            the runner gave up
-│   └── RunnerBusy          the runner's provider refuses for now
+│   ├── RunnerBusy          the runner's provider refuses for now
+│   ├── RunnerUnavailable   these settings cannot reach a model
+│   └── GoalRefused         the model will not do it
 ├── BadPath                 a file outside the workspace, or one that cannot exist there
 ├── ManifestInvalid         the app's headrace.toml cannot be used
 ├── ArtifactMissing         a stored file is gone or damaged
@@ -48,6 +50,18 @@ class RunnerBusy(RunnerFailed):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class RunnerUnavailable(RunnerFailed):
+    """No model can be reached with these settings, now or later: the message says what to set."""
+
+    kind = "runner_unavailable"
+
+
+class GoalRefused(RunnerFailed):
+    """The model, or a filter of its provider, refuses this goal. Another wording may help."""
+
+    kind = "refused"
 
 
 class BadPath(GenerationError):

@@ -51,6 +51,7 @@ async def code(build: Build) -> CompletePhase:
         Phase.CODE,
         _ms(started),
         evidence={
+            **build.facts,
             "runner": build.runner.name,
             "files": len(files),
             "bytes": sum(map(len, files.values())),

@@ -1,7 +1,7 @@
 """What the generator asks of whoever writes the code.
 
-Implementations stand in `runners/`: `template` (offline, deterministic). One contract suite runs
-over all of them.
+Implementations stand in `runners/`: `template` (offline, deterministic) and `llm` (a model of a
+provider). One contract suite runs over all of them.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Protocol
 
 from generator.workspace import Workspace
 from schemas.commands import Usage
+from schemas.events import Fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,10 @@ class Listener(Protocol):
 
     async def used(self, usage: Usage) -> None:
         """Keep what this run has used so far, all of it: it counts also if the run does not end."""
+        ...
+
+    async def noted(self, facts: Mapping[str, Fact]) -> None:
+        """Keep what else is to be known of how this run worked: it stands in the evidence."""
         ...
 
 

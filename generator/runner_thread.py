@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import ctypes
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from generator.errors import RunnerFailed
 from generator.runner import Listener, Runner, RunnerTask
 from generator.workspace import Workspace
 from schemas.commands import Usage
+from schemas.events import Fact
 
 GRACE_S = 0.5
 
@@ -131,6 +132,9 @@ class _Voice:
 
     async def used(self, usage: Usage) -> None:
         await self._speak(self._listener.used, usage)
+
+    async def noted(self, facts: Mapping[str, Fact]) -> None:
+        await self._speak(self._listener.noted, facts)
 
     async def wrote(self, path: str, size_bytes: int) -> None:
         await self._speak(self._on_file, path, size_bytes)

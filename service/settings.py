@@ -5,8 +5,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsInvalid
 from service.tiers import Tiers
@@ -18,6 +26,7 @@ class RunnerKind(StrEnum):
     """Who writes the code."""
 
     TEMPLATE = "template"
+    LLM = "llm"
     NONE = "none"
 
 
@@ -26,6 +35,31 @@ class SandboxKind(StrEnum):
 
     LOCAL = "local"
     E2B = "e2b"
+
+
+MODEL_KEYS = {
+    "anthropic": "ANTHROPIC_API_KEY",
+    "openai": "OPENAI_API_KEY",
+    "openai-chat": "OPENAI_API_KEY",
+}
+"""Provider of models, as a model's name begins, to the variable of its key."""
+
+
+class ModelPrice(BaseModel):
+    """US dollars for a million tokens; `cached_input` for those from the provider's cache."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+    cached_input: Annotated[float, Field(ge=0)] | None = None
+
+
+def _listed(value: object) -> object:
+    """`a, b` as it stands in a variable."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
 
 
 def _plain(name: str) -> AliasChoices:
@@ -53,7 +87,27 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8470
     """Where `up` serves the API; 0 takes a free port."""
 
-    runner: RunnerKind = RunnerKind.TEMPLATE
+    runner: RunnerKind | None = None
+    """By default `llm` when a model or a provider's key is set, else `template`."""
+    model: str | None = None
+    """Who writes the code: `provider:model`, as `anthropic:claude-sonnet-5-5`."""
+    fallback_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Who does where that one cannot answer, in this order; separated by commas."""
+    model_prices: dict[str, ModelPrice] = {}
+    """Prices by model that go before the built-in list; JSON."""
+
+    anthropic_api_key: Annotated[
+        SecretStr | None, Field(validation_alias=_plain("ANTHROPIC_API_KEY"))
+    ] = None
+    anthropic_base_url: Annotated[
+        str | None, Field(validation_alias=_plain("ANTHROPIC_BASE_URL"))
+    ] = None
+    openai_api_key: Annotated[
+        SecretStr | None, Field(validation_alias=_plain("OPENAI_API_KEY"))
+    ] = None
+    openai_base_url: Annotated[str | None, Field(validation_alias=_plain("OPENAI_BASE_URL"))] = None
+    """Where the providers' APIs are; without them at their own places."""
+
     broken_app: (
         Literal["install", "tests", "tests-once", "start", "start-once", "marker", "hang"] | None
     ) = None
@@ -103,6 +157,19 @@ class Settings(BaseSettings):
     """Sandboxes a second, over all workers; by default 1 for e2b and no limit for local."""
 
     @property
+    def runner_kind(self) -> RunnerKind:
+        """Who writes the code."""
+        if self.runner is not None:
+            return self.runner
+        named = self.model or self.anthropic_api_key or self.openai_api_key
+        return RunnerKind.LLM if named else RunnerKind.TEMPLATE
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that write code, the first one first."""
+        return (self.model, *self.fallback_models) if self.model else self.fallback_models
+
+    @property
     def sandbox_kind(self) -> SandboxKind:
         """Which sandboxes builds use."""
         if self.sandbox is not None:
@@ -149,7 +216,11 @@ class Settings(BaseSettings):
             raise SettingsInvalid(f"{variable}: {within}{first['msg']}") from error
         if settings.sandbox_kind is SandboxKind.E2B and not settings.e2b_api_key:
             raise SettingsInvalid("HEADRACE_SANDBOX is e2b, but E2B_API_KEY is not set")
+        if settings.runner_kind is RunnerKind.LLM:
+            settings._check_models()
         for name, url, schemes in (
+            ("ANTHROPIC_BASE_URL", settings.anthropic_base_url, ("http", "https")),
+            ("OPENAI_BASE_URL", settings.openai_base_url, ("http", "https")),
             ("REDIS_URL", settings.redis_url, ("redis", "rediss", "unix")),
             ("DATABASE_URL", settings.database_url, ("postgresql", "postgres")),
         ):
@@ -161,3 +232,24 @@ class Settings(BaseSettings):
                 "servers"
             )
         return settings
+
+    def _check_models(self) -> None:
+        """Raises `SettingsInvalid` for what the models that are named lack."""
+        if not self.model:
+            raise SettingsInvalid(
+                "HEADRACE_MODEL is not set, and the runner is llm: name the model that writes the "
+                "code, as provider:model, or set HEADRACE_RUNNER=template"
+            )
+        if self.broken_app:
+            raise SettingsInvalid("HEADRACE_BROKEN_APP needs HEADRACE_RUNNER=template")
+        keys = {"ANTHROPIC_API_KEY": self.anthropic_api_key, "OPENAI_API_KEY": self.openai_api_key}
+        for name in self.models:
+            variable = "HEADRACE_MODEL" if name == self.model else "HEADRACE_FALLBACK_MODELS"
+            provider, _, model = name.partition(":")
+            if provider not in MODEL_KEYS or not model:
+                raise SettingsInvalid(
+                    f"{variable}: {name!r} is not provider:model, with one of the providers "
+                    f"{', '.join(MODEL_KEYS)}"
+                )
+            if not keys[MODEL_KEYS[provider]]:
+                raise SettingsInvalid(f"{MODEL_KEYS[provider]} is not set, which {name} needs")

@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import anyio
 import redis as blocking_redis
@@ -45,6 +46,9 @@ from service.instance import LOCAL_TENANT, Instance, announced, local_key
 from service.keys import KeyRing
 from service.migrating import upgrade
 from service.settings import RunnerKind, SandboxKind, Settings
+
+if TYPE_CHECKING:
+    from generator.runners.llm import LLMRunner
 
 CLOSE_S = 5.0
 
@@ -217,12 +221,38 @@ def generation(settings: Settings, log: Log, *, is_alone: bool = False) -> Gener
 
 
 def make_runner(settings: Settings) -> Runner | None:
-    """The runner, None for the simulated loop."""
-    if settings.runner is RunnerKind.NONE:
+    """The runner, None for the simulated loop; what it is made of is imported only now."""
+    if settings.runner_kind is RunnerKind.NONE:
         return None
+    if settings.runner_kind is RunnerKind.LLM:
+        return make_llm_runner(settings)
     from generator.runners.template import TemplateRunner
 
     return TemplateRunner(broken=settings.broken_app)
+
+
+def make_llm_runner(settings: Settings) -> "LLMRunner":
+    """The runner with a model; pydantic-ai takes seconds to import. Raises `SettingsInvalid`."""
+    try:
+        from generator.runners.llm import Access, LLMRunner, Price
+    except ModuleNotFoundError as error:
+        raise SettingsInvalid(
+            f"the runner is llm (HEADRACE_RUNNER, HEADRACE_MODEL or a provider's key), but the "
+            f"extra llm is not installed ({error.name} is missing): start with ./headrace, which "
+            "installs it, or pip install -r locks/llm.txt"
+        ) from error
+    keys = (
+        ("ANTHROPIC_API_KEY", settings.anthropic_api_key, settings.anthropic_base_url),
+        ("OPENAI_API_KEY", settings.openai_api_key, settings.openai_base_url),
+    )
+    return LLMRunner(
+        settings.models,
+        {name: Access(key.get_secret_value(), url) for name, key, url in keys if key},
+        prices={
+            name: Price(price.input, price.output, price.cached_input)
+            for name, price in settings.model_prices.items()
+        },
+    )
 
 
 def make_sandbox_runtime(settings: Settings) -> SandboxRuntime:

@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ("sh", "dirname", "readlink", "cksum", "tr", "cat", "rm", "flock", "tail", "pwd")
+TOOLS = (
+    "sh",
+    "dirname",
+    "readlink",
+    "cksum",
+    "tr",
+    "cat",
+    "rm",
+    "flock",
+    "tail",
+    "pwd",
+    "mkdir",
+    "cp",
+)
 
 
 @pytest.fixture
@@ -21,7 +34,9 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def run(checkout: Path, tmp_path: Path, python: str) -> subprocess.CompletedProcess[str]:
+def run(
+    checkout: Path, tmp_path: Path, python: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run the script where `python` is the only Python: a shell script's body."""
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -34,7 +49,7 @@ def run(checkout: Path, tmp_path: Path, python: str) -> subprocess.CompletedProc
     stub.chmod(0o755)
     return subprocess.run(
         [checkout / "headrace", "jobs"],
-        env={"PATH": str(tools)},
+        env={"PATH": str(tools), **variables},
         capture_output=True,
         text=True,
         timeout=60,
@@ -54,6 +69,27 @@ def test_a_python_without_venv_gets_one_clear_sentence(checkout: Path, tmp_path:
     assert done.returncode == 1
     assert "apt-get install python3-venv" in done.stderr.splitlines()[-1]
     assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "lock"),
+    [
+        ({}, "run"),
+        ({"HEADRACE_RUNNER": "llm"}, "llm"),
+        ({"OPENAI_API_KEY": "sk-x"}, "llm"),
+        ({"HEADRACE_MODEL": "openai:x"}, "llm"),
+        ({"OPENAI_API_KEY": "sk-x", "HEADRACE_RUNNER": "template"}, "run"),
+    ],
+)
+def test_what_a_model_needs_is_installed_only_when_one_is_asked_for(
+    checkout: Path, tmp_path: Path, variables: dict[str, str], lock: str
+) -> None:
+    python = (
+        'case "$1 $2" in "-c "*) exit 0;; "-m venv") mkdir -p "$3/bin"; cp "$0" "$3/bin/python";; '
+        "*) exit 1;; esac"
+    )
+    done = run(checkout, tmp_path, python, **variables)
+    assert f"installing packages from locks/{lock}.txt" in done.stderr
 
 
 def test_the_command_line_is_found_from_any_folder_and_through_a_link(tmp_path: Path) -> None:

@@ -18,7 +18,12 @@ from service.commands.terminal import (
 )
 from service.doctor import Finding, Level, examine, unreached
 from service.doctor.finding import problem
-from service.doctor.surroundings import check_instance, check_sandbox, check_settings
+from service.doctor.surroundings import (
+    check_instance,
+    check_runner,
+    check_sandbox,
+    check_settings,
+)
 from service.embedded import Servers
 from service.errors import ServiceError, SettingsInvalid
 from service.instance import Instance
@@ -36,7 +41,7 @@ _TICKS = {
 def doctor(as_json: AsJson = False) -> None:
     """Say what is wrong, why it matters, and what mends it.
 
-    It examines settings, servers, log, jobs, read model and sandboxes.
+    It examines settings, servers, log, jobs, read model, runner and sandboxes.
 
     It changes nothing; the embedded servers are started for it unless they run.
 
@@ -70,7 +75,8 @@ def _examine() -> list[Finding]:
     async def ask(servers: Servers) -> None:
         findings.extend(await examine(settings, servers, at_rest=at_rest))
 
-    async def try_sandbox() -> None:
+    async def try_builders() -> None:
+        findings.append(await check_runner(settings))
         findings.append(await check_sandbox(settings))
 
     at_rest = Instance.find(settings) is None and not settings.redis_url
@@ -79,7 +85,7 @@ def _examine() -> list[Finding]:
             run_until_interrupted(lambda: ask(servers))
     except ServiceError as error:
         findings.append(unreached(error))
-    run_until_interrupted(try_sandbox)
+    run_until_interrupted(try_builders)
     return findings
 
 

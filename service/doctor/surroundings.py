@@ -1,4 +1,4 @@
-"""What is not a server: the settings, the instance that runs, the sandboxes."""
+"""What is not a server: the settings, the instance that runs, the runner, the sandboxes."""
 
 import time
 
@@ -7,17 +7,21 @@ import anyio
 from generator import SandboxRuntime
 from generator.errors import GenerationError
 from service.doctor.finding import Finding, count, duration, ok, problem, warning
+from service.errors import SettingsInvalid
 from service.instance import Instance
 from service.settings import RunnerKind, SandboxKind, Settings
-from service.wiring import make_sandbox_runtime
+from service.wiring import make_llm_runner, make_sandbox_runtime
 
+RUNNER_S = 30.0
 SANDBOX_S = 20.0
 SANDBOX_LIFE_S = 60
 
 
 def check_settings(settings: Settings) -> Finding:
     """What builds here are made with. That the settings can be used is known already."""
-    runner = "no runner" if settings.runner is RunnerKind.NONE else f"{settings.runner} runner"
+    runner = (
+        "no runner" if settings.runner_kind is RunnerKind.NONE else f"{settings.runner_kind} runner"
+    )
     says = (
         f"{runner}, {settings.sandbox_kind} sandboxes, "
         f"{count(settings.slots, 'slot')}, lease {settings.lease_s:g} s"
@@ -40,9 +44,27 @@ def check_instance(settings: Settings) -> Finding:
     return ok("instance", f"{instance.url} (process {instance.pid})")
 
 
+async def check_runner(settings: Settings) -> Finding:
+    """Puts a tiny question to each model that would write code; other runners need nothing."""
+    if settings.runner_kind is not RunnerKind.LLM:
+        return ok("runner", f"{settings.runner_kind}: needs nobody")
+    why = "Without a model every build fails in its phase code."
+    try:
+        with anyio.fail_after(RUNNER_S * len(settings.models)):
+            taken_s = await make_llm_runner(settings).ask_all()
+    except TimeoutError:
+        remedy = "try again, or set HEADRACE_MODEL to another model"
+        return problem("runner", f"no answer within {RUNNER_S:g} s", why, remedy)
+    except (GenerationError, SettingsInvalid) as error:
+        reason, _, remedy = str(error).rpartition(": ")
+        return problem("runner", reason or remedy, why, remedy)
+    answers = (f"{name} answers in {duration(taken)}" for name, taken in taken_s.items())
+    return ok("runner", ", ".join(answers))
+
+
 async def check_sandbox(settings: Settings) -> Finding:
     """Makes a local sandbox and ends it; of E2B it asks which there are."""
-    if settings.runner is RunnerKind.NONE:
+    if settings.runner_kind is RunnerKind.NONE:
         return ok("sandbox", "none needed: HEADRACE_RUNNER is none")
     why = "Without sandboxes every build fails in its phase deps."
     try:

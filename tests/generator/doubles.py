@@ -16,6 +16,7 @@ from generator.runner import Listener, RunnerTask
 from generator.sandbox import CommandResult, OnOutput, Sandbox, SandboxInfo
 from generator.workspace import Workspace
 from schemas.commands import Usage
+from schemas.events import Fact
 
 MANIFEST = """
 [commands]
@@ -89,6 +90,7 @@ class ScriptedRunner:
         self.started.set()
         if self.before:
             self.before()
+        await listener.noted({"models": "pen-and-paper", "files": 7})
         for path in self.deletes:
             if path in workspace.files:
                 await workspace.delete(path)
@@ -119,6 +121,9 @@ class Silent:
         pass
 
     async def used(self, usage: Usage) -> None:
+        pass
+
+    async def noted(self, facts: Mapping[str, Fact]) -> None:
         pass
 
 

@@ -97,6 +97,17 @@ async def test_the_evidence_of_the_checks_stands_in_the_event(
     assert done.evidence["tests_exit_code"] == 0
 
 
+async def test_how_the_runner_worked_stands_in_the_evidence_beside_what_is_known_of_its_files(
+    builds: Builds,
+) -> None:
+    claim = await builds.claimed(limits=NO_REPAIRS)
+    runtime = ScriptedRuntime(exit_codes={"install": 3})
+    await builds.service(ScriptedRunner(), runtime).execute_build(claim)
+    _, code, *_ = await builds.told(claim, PhaseCompleted)
+    assert code.evidence["models"] == "pen-and-paper"
+    assert (code.evidence["runner"], code.evidence["files"]) == ("scripted", 2)
+
+
 @pytest.mark.parametrize(("command", "phase"), [("install", "deps"), ("test", "checks")])
 async def test_a_command_that_fails_ends_the_job_and_the_sandbox(
     builds: Builds, handler: CommandHandler, command: str, phase: str

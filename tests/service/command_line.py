@@ -21,7 +21,7 @@ from service.cli import app
 from service.settings import ROOT
 from tests.service.processes import kill_all
 
-_OURS = ("HEADRACE_", "E2B_", "REDIS_URL", "DATABASE_URL")
+_OURS = ("HEADRACE_", "E2B_", "ANTHROPIC_", "OPENAI_", "REDIS_URL", "DATABASE_URL")
 
 
 @dataclass(frozen=True, slots=True)
