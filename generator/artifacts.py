@@ -129,6 +129,7 @@ class ArtifactStore:
         sizes = await self._each(ours - found.keys(), self._delete_aside)
         sizes += await self._each(ours & found.keys(), self._delete_aside)
         await self._each(jobs, self._delete_notice)
+        await self._each(jobs, lambda job: self.drafts(job).remove())
         return Deleted(len(ours), sum(sizes), len(doomed - ours))
 
     async def _blobs(self, manifests: Sequence[str]) -> dict[str, list[str]]:
