@@ -232,17 +232,7 @@ class ArtifactStore:
 
     async def remove_drafts(self, jobs: Collection[str]) -> None:
         """Delete the drafts of these jobs: they have ended."""
-
-        async def remove(job: str) -> None:
-            names = [
-                meta["path"]
-                async for some in obstore.list(self._store, prefix=f"{_DRAFTS}/{job}")
-                for meta in some
-            ]
-            if names:
-                await obstore.delete_async(self._store, names)
-
-        await self._each(jobs, remove)
+        await self._each(jobs, lambda job: self.drafts(job).remove())
 
     async def collected_at(self) -> datetime | None:
         """When a collection was last done, by whichever process; None: never."""

@@ -24,7 +24,7 @@ from generator.artifacts import ArtifactStore
 from generator.budget import added, overspent
 from generator.deadlines import Deadlines, Patience, deadline
 from generator.drafts import NO_DRAFT, STORE_ERRORS, Draft, Drafts
-from generator.errors import BudgetSpent, GenerationError, SandboxUnavailable
+from generator.errors import BudgetSpent, DeadlinePassed, GenerationError, SandboxUnavailable
 from generator.rate import Rate
 from generator.runner import Runner
 from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory
@@ -203,8 +203,9 @@ class Build:
     async def keep_draft(self, draft: Draft) -> None:
         """Keep what the runner has finished. A store that is away costs the draft only."""
         try:
-            await self.drafts.keep(draft, round_=self.job.round, attempt=self.claim.attempt)
-        except STORE_ERRORS as error:
+            with deadline(self.deadlines.call_s, "keeping the draft"):
+                await self.drafts.keep(draft, round_=self.job.round, attempt=self.claim.attempt)
+        except (*STORE_ERRORS, DeadlinePassed) as error:
             log.warning("draft_not_kept", job=self.job.job, error=str(error))
 
     async def take_over_draft(self) -> None:
@@ -216,7 +217,7 @@ class Build:
                 self.draft = await self.drafts.newest(
                     round_=self.job.round, before=self.claim.attempt
                 )
-        except STORE_ERRORS as error:
+        except (*STORE_ERRORS, DeadlinePassed) as error:
             log.warning("draft_not_read", job=self.job.job, error=str(error))
         self.usage = self.draft.usage
 

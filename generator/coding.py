@@ -10,7 +10,7 @@ from generator.budget import allowance, exhausted
 from generator.build import Build
 from generator.deadlines import deadline
 from generator.drafts import changed
-from generator.errors import BudgetSpent, NeedsReview, RunnerFailed
+from generator.errors import BudgetSpent, GenerationError, NeedsReview, RunnerBusy, RunnerFailed
 from generator.repairing import to_mend
 from generator.retrying import retrying
 from generator.runner import RunnerTask
@@ -28,13 +28,17 @@ async def write_code(build: Build) -> Mapping[str, bytes]:
     a repair changed nothing.
     """
     base = await build.base_files()
-    files = await retrying(build, "runner", partial(_run, build, base))
+    files = await retrying(build, "runner", partial(_run, build, base), again=_is_busy)
     build.check_budget()
     if not any(files.values()):
         raise RunnerFailed("the runner wrote no files: try another goal")
     if build.job.round > 1 and files == base:
         raise NeedsReview("the runner did not change anything to repair it")
     return files
+
+
+def _is_busy(error: GenerationError) -> bool:
+    return isinstance(error, RunnerBusy)
 
 
 async def _run(build: Build, base: Mapping[str, bytes]) -> Mapping[str, bytes]:

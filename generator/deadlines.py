@@ -41,7 +41,7 @@ def deadline(seconds: float, what: str, remedy: str = "try again") -> Iterator[N
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a step is tried: `tries` times at most, and no wait begins that ends too late."""
+    """How long a step is tried: `tries` times at most, with `total_s` of waits at most."""
 
     tries: int = 5
     total_s: float = 300

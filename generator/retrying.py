@@ -38,7 +38,7 @@ async def retrying(
     `step`, before the wait. Raises the last error.
     """
     patience = build.patience if tries is None else replace(build.patience, tries=tries)
-    end = anyio.current_time() + patience.total_s
+    waited_s = 0.0
     for number in count(1):
         try:
             return await action()
@@ -46,8 +46,8 @@ async def retrying(
             asked_s = getattr(error, "retry_after_s", None)
             chance = random.random()  # noqa: S311 - no secret
             wait_s = round(patience.wait_s(number, asked_s, chance), 3)
-            late = anyio.current_time() + wait_s > end
-            if late or number >= patience.tries or not again(error):
+            waited_s += wait_s
+            if waited_s > patience.total_s or number >= patience.tries or not again(error):
                 raise
             retry = ScheduleRetry(step, number, error.kind, for_people(error), wait_s)
         await build.tell(retry)

@@ -303,17 +303,23 @@ class GenerationService:
         )
         await end_sandboxes(build)
         digest = await build.keep_log()
+        await self._read_again(build)
         await build.tell(replace(_failure(error, debug_id), usage=build.usage, log=digest))
 
     async def _confirm_cancel(self, build: Build) -> None:
-        confirm = ConfirmCancel(usage=build.usage, log=await build.keep_log())
+        digest = await build.keep_log()
+        await self._read_again(build)
         try:
-            handled = await self._handler.handle(
-                build.claim.ref, confirm, claim=build.claim, patience_s=LOG_PATIENCE_S
-            )
-            build.job = handled.job
+            await build.tell(ConfirmCancel(usage=build.usage, log=digest))
         except JobIsTerminal:
-            build.job = await self._handler.load(build.claim.ref)
+            await self._read_again(build)
+
+    async def _read_again(self, build: Build) -> None:
+        """Learn what the log says: of an append that was broken off the answer is not known."""
+        load = partial(self._handler.load, build.claim.ref)
+        build.job = await patiently(load, LOG_PATIENCE_S)
+        if Phase.CODE in build.job.completed:
+            build.usage = NO_USAGE  # told already
 
 
 def _failure(error: Exception, debug_id: str) -> FailJob:

@@ -179,6 +179,7 @@ async def test_a_runner_that_hangs_is_stopped_at_its_deadline(
     job = await service.execute_build(claim)
     assert (job.failure_kind, job.failed_phase) == ("timeout", Phase.CODE)
     assert "the scripted runner did not end within 0.05 s" in (job.error_message or "")
+    assert job.retries == 0
 
 
 async def test_cancelling_stops_a_runner_that_never_yields_a_result(

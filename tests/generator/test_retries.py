@@ -58,7 +58,7 @@ async def test_a_step_is_tried_a_bounded_number_of_times(builds: Builds) -> None
     assert (job.failure_kind, job.retries) == ("sandbox_busy", 2)
 
 
-async def test_no_wait_begins_that_would_end_too_late(builds: Builds) -> None:
+async def test_a_wait_that_is_longer_than_the_patience_is_not_begun(builds: Builds) -> None:
     claim = await builds.claimed()
     runtime = ScriptedRuntime(refusals=[SandboxBusy("full", retry_after_s=3600)])
     job = await builds.service(ScriptedRunner(), runtime).execute_build(claim)

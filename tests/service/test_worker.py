@@ -36,16 +36,17 @@ async def test_the_job_of_a_worker_that_is_gone_or_frozen_is_gone_on_with_in_its
     tmp_path: Path, number: signal.Signals
 ) -> None:
     settings = Settings(home=tmp_path, partitions=1)
-    with (
-        embedded_servers(tmp_path) as servers,
-        command_line_on(
+    # Whatever is left of the home is ended last, the servers before.
+    with command_line_on(tmp_path), embedded_servers(tmp_path) as servers:
+        headrace = CommandLine(
             tmp_path,
-            REDIS_URL=servers.redis_url,
-            DATABASE_URL=servers.database_url,
-            HEADRACE_PARTITIONS="1",
-            HEADRACE_LEASE_S="2",
-        ) as headrace,
-    ):
+            {
+                "REDIS_URL": servers.redis_url,
+                "DATABASE_URL": servers.database_url,
+                "HEADRACE_PARTITIONS": "1",
+                "HEADRACE_LEASE_S": "2",
+            },
+        )
         async with opened_log(settings, servers) as log:
             await _taken_over(settings, log, headrace, number)
 
