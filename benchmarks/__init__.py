@@ -3,7 +3,9 @@
 from typing import Protocol
 
 from benchmarks.append import bench_append
+from benchmarks.chaos import bench_chaos
 from benchmarks.follow import bench_follow
+from benchmarks.jobs import bench_jobs
 from benchmarks.log import bench_log
 from benchmarks.memory import bench_memory
 from benchmarks.project import bench_project
@@ -23,6 +25,7 @@ class Benchmark(Protocol):
 BENCHMARKS: dict[str, Benchmark] = {
     "append": bench_append,
     "follow": bench_follow,
+    "jobs": bench_jobs,
     "log": bench_log,
     "memory": bench_memory,
     "project": bench_project,
@@ -30,4 +33,4 @@ BENCHMARKS: dict[str, Benchmark] = {
     "steady": bench_steady,
 }
 
-__all__ = ["BENCHMARKS", "Benchmark", "Row", "Say", "Target", "show_rows"]
+__all__ = ["BENCHMARKS", "Benchmark", "Row", "Say", "Target", "bench_chaos", "show_rows"]
