@@ -4,17 +4,19 @@ Nothing of the host is writable inside, and of its files only /usr and Python's 
 seen. What the sandbox writes is kept in memory file systems with a limit.
 """
 
+import base64
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from generator.errors import SandboxBusy, SandboxError, SandboxUnavailable
 from generator.sandbox import PROJECT_DIR
+from generator.sandboxes.local import seccomp
 
 AGENT_HOME = "/run/headrace"
 
@@ -32,14 +34,16 @@ ELSEWHERE = "or run sandboxes in E2B: set E2B_API_KEY"
 class Limits:
     """What one sandbox may use. `disk_bytes` is its home, `scratch_bytes` each of /tmp, /dev/shm.
 
-    Files are held in memory, so memory bounds them too. The kernel counts memory and processes of
-    the sandbox as a whole where cgroups can be made, otherwise memory of each process alone.
+    `files` is the number of files and folders in each of these three. They are in memory, so memory
+    bounds them too. The kernel counts memory and processes of the sandbox as a whole where cgroups
+    can be made, otherwise memory of each process alone.
     """
 
     memory_bytes: int = 1024 * 1024 * 1024
     processes: int = 128
     disk_bytes: int = 256 * 1024 * 1024
     scratch_bytes: int = 64 * 1024 * 1024
+    files: int = 100_000
     open_files: int = 2048
 
 
@@ -75,6 +79,11 @@ def check_machine() -> None:
     version = re.match(r"(\d+)\.(\d+)", release)
     if version is None or tuple(map(int, version.groups())) < OLDEST_KERNEL:
         raise SandboxUnavailable(f"local sandboxes need Linux 5.14, this is {release}: {ELSEWHERE}")
+    if (machine := os.uname().machine) not in seccomp.MACHINES:
+        known = " or ".join(seccomp.MACHINES)
+        raise SandboxUnavailable(
+            f"local sandboxes need {known}, this is {machine}: use one of those, {ELSEWHERE}"
+        )
 
 
 def spec(
@@ -82,6 +91,7 @@ def spec(
     *,
     bwrap: Path,
     limits: Limits,
+    install_hosts: Sequence[str] = (),
     folder: Path,
     socket: Path,
     metadata: Mapping[str, str],
@@ -104,8 +114,10 @@ def spec(
         "socket": str(socket),
         "metadata": dict(metadata),
         "timeout_s": timeout_s,
+        "install_hosts": list(install_hosts),
         "memory_bytes": limits.memory_bytes,
         "processes": limits.processes,
+        "files_each": limits.files,
         # Reservations are no use of memory; only where nothing counts that use they are bounded.
         "address_space_bytes": 4 * limits.memory_bytes,
         "rlimits": {
@@ -120,7 +132,8 @@ def spec(
         "uid": uid,
         "mounts": mounts,
         "copies": copies,
-        "arguments": _arguments(limits, prefix, prefix_source),
+        "arguments": _arguments(limits, prefix, prefix_source, certificates=bool(install_hosts)),
+        "seccomp": base64.b64encode(seccomp.program(os.uname().machine)).decode(),
         "files": _files(),
         "command": [python, "-E", "-s", "-S", "-B", "-m", "inside.agent"],
     }
@@ -159,7 +172,7 @@ def _forbidden(sysctls: Path) -> str | None:
     return None
 
 
-def _arguments(limits: Limits, prefix: str, prefix_source: str) -> list[str]:
+def _arguments(limits: Limits, prefix: str, prefix_source: str, *, certificates: bool) -> list[str]:
     scratch = str(limits.scratch_bytes)
     arguments = [
         *("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent"),
@@ -174,7 +187,10 @@ def _arguments(limits: Limits, prefix: str, prefix_source: str) -> list[str]:
         elif root.is_dir():  # a distribution from before /usr was merged
             arguments += ["--ro-bind", str(root), str(root)]
     # Links and a table of libraries: without them some of /usr's programs and Pythons do not start.
-    for path in ("/etc/alternatives", "/etc/ld.so.cache"):
+    shown = ["/etc/alternatives", "/etc/ld.so.cache"]
+    if certificates:
+        shown += ["/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted"]
+    for path in shown:
         arguments += ["--ro-bind-try", path, path]
     arguments += [
         *("--proc", "/proc", "--dev", "/dev"),

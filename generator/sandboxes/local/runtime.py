@@ -11,7 +11,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -47,11 +48,24 @@ _PYTHON = os.path.realpath(sys.executable)
 _SUPERVISOR = (_PYTHON, "-P", "-E", "-s", "-S", "-c", _BOOT, str(Path(__file__).parent))
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What contains a sandbox on this machine, beside its namespaces."""
+
+    filtered: bool
+    """Whether its system calls are filtered."""
+    counted: tuple[str, ...]
+    """What the kernel counts of all its processes together: `memory`, `pids`."""
+    install_hosts: tuple[str, ...]
+    """What its install commands can reach."""
+
+
 class LocalRuntime:
     """Makes, finds and ends the sandboxes kept in `state_dir`, from any number of processes.
 
     `run_dir` holds the control sockets and needs a short path. Both are made on first use, for
-    this user alone. `bwrap` replaces the bubblewrap that would be found.
+    this user alone. `install_hosts` can be reached by commands that install; nothing else can be
+    reached by anything. `bwrap` replaces the bubblewrap that would be found.
     """
 
     def __init__(
@@ -60,11 +74,13 @@ class LocalRuntime:
         run_dir: Path,
         limits: Limits = DEFAULT_LIMITS,
         *,
+        install_hosts: Collection[str] = (),
         bwrap: Path | None = None,
     ) -> None:
         self._state_dir = state_dir.absolute()
         self._run_dir = run_dir.absolute()
         self._limits = limits
+        self._install_hosts = sorted(install_hosts)
         self._bwrap = bwrap
         longest = len(os.fsencode(self._socket_path(_new_id())))
         if longest > MAX_SOCKET_PATH_BYTES:
@@ -124,6 +140,19 @@ class LocalRuntime:
             if metadata.items() <= info["metadata"].items()
         ]
 
+    async def holding(self, sandbox: LocalSandbox) -> Holding:
+        """What contains a living sandbox here, by asking the kernel."""
+        info = await to_thread.run_sync(registry.living, self._folder(sandbox.sandbox_id))
+        if info is None:
+            raise SandboxGone(sandbox.sandbox_id)
+        status = await sandbox.run("cat /proc/self/status", timeout_s=START_S)
+        counted = await to_thread.run_sync(registry.counted, info)
+        return Holding(
+            filtered="Seccomp:\t2" in status.output,
+            counted=tuple(counted),
+            install_hosts=tuple(self._install_hosts),
+        )
+
     async def _start(
         self, sandbox_id: str, metadata: Mapping[str, str], timeout_s: int
     ) -> LocalSandbox:
@@ -166,6 +195,7 @@ class LocalRuntime:
             sandbox_id,
             bwrap=bwrap,
             limits=self._limits,
+            install_hosts=self._install_hosts,
             folder=folder,
             socket=Path(self._socket_path(sandbox_id)),
             metadata=metadata,
@@ -211,7 +241,10 @@ async def _end_by_force(sandbox_id: str, folder: str) -> None:
 
 def _sandbox(info: registry.Info) -> LocalSandbox:
     return LocalSandbox(
-        info["sandbox_id"], socket_path=info["socket"], preview_port=info["preview_port"]
+        info["sandbox_id"],
+        socket_path=info["socket"],
+        preview_port=info["preview_port"],
+        may_install=info["may_install"],
     )
 
 

@@ -10,6 +10,7 @@ What it imports of ours is named relatively, for it starts without the packages 
 `runtime.py`).
 """
 
+import binascii
 import json
 import os
 import select
@@ -39,6 +40,8 @@ class Box:
 
     def __init__(self, spec: Spec, info: registry.Info) -> None:
         self._folder = spec["folder"]
+        self._files = spec["files_each"]
+        self.install_hosts = spec["install_hosts"]
         self._info = info
         groups = dict(info["cgroups"])
         limits = dict(spec["rlimits"])
@@ -50,12 +53,13 @@ class Box:
         self.channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.errors, errors = os.pipe()
         self._status, status = os.pipe()
-        files = {path: _in_memory(text) for path, text in spec["files"].items()}
-        arguments = [*spec["arguments"], "--json-status-fd", str(status)]
+        files = {path: _in_memory(text.encode()) for path, text in spec["files"].items()}
+        calls = _in_memory(binascii.a2b_base64(spec["seccomp"]))
+        arguments = [*spec["arguments"], "--json-status-fd", str(status), "--seccomp", str(calls)]
         for path, fd in files.items():
             arguments += ["--perms", "0444", "--file", str(fd), path]
         command = [*spec["command"], str(inner.fileno()), json.dumps(limits)]
-        theirs = [inner.fileno(), status, *files.values()]
+        theirs = [inner.fileno(), status, calls, *files.values()]
         try:
             self._process = subprocess.Popen(
                 # What can be read of it inside, through /proc: no variables and a bare name.
@@ -78,8 +82,14 @@ class Box:
 
     def watch(self) -> None:
         """Remember process 1 of the sandbox, whose end is the end of all processes in it."""
-        status = json.loads(os.read(self._status, 4096).splitlines()[0])
-        self._first = os.pidfd_open(status["child-pid"])
+        pid = json.loads(os.read(self._status, 4096).splitlines()[0])["child-pid"]
+        self._first = os.pidfd_open(pid)
+        from . import inodes
+
+        try:
+            inodes.limit(pid, self._files)
+        except OSError as error:
+            raise StartFailed(f"the number of files cannot be limited: {error}") from error
 
     def end(self) -> None:
         """Returns when nothing of the sandbox is left, no process and no file."""
@@ -116,6 +126,7 @@ def _hold(spec: Spec) -> None:
         "ends_at": time.time() + spec["timeout_s"],
         "preview_port": preview.getsockname()[1],
         "socket": spec["socket"],
+        "may_install": bool(spec["install_hosts"]),
         "cgroups": cgroups.plan_here(f"headrace-{spec['sandbox_id']}"),
     }
     # Published before there is anything to leave behind, so that a crash leaves it findable.
@@ -142,9 +153,9 @@ def _listen(path: str) -> tuple[socket.socket, socket.socket]:
     return control, preview
 
 
-def _in_memory(text: str) -> int:
+def _in_memory(content: bytes) -> int:
     fd = os.memfd_create("file")
-    os.write(fd, text.encode())
+    os.write(fd, content)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
