@@ -12,11 +12,12 @@ from datetime import datetime, timedelta
 
 import anyio
 import structlog
+from anyio import to_thread
 
 from eventstore import CommandHandler, EventStoreError, VersionConflict
 from generator.deadlines import deadline
 from generator.errors import GenerationError, SandboxGone
-from generator.sandbox import SandboxInfo, SandboxRuntime
+from generator.sandbox import SandboxInfo, SandboxRuntime, SandboxRuntimeFactory
 from generator.sandbox_life import KILL_S, LINEAGE
 from schemas import (
     CommandRefused,
@@ -103,7 +104,7 @@ class Reaper:
     def __init__(
         self,
         handler: CommandHandler,
-        runtime: SandboxRuntime,
+        sandbox_runtime_factory: SandboxRuntimeFactory,
         previews: Previews,
         *,
         grace_s: float = GRACE_S,
@@ -116,15 +117,17 @@ class Reaper:
         not listed has ended.
         """
         self._handler = handler
-        self._runtime = runtime
+        self._sandbox_runtime_factory = sandbox_runtime_factory
         self._previews = previews
         self._grace = timedelta(seconds=grace_s)
-        self._keep_paused = timedelta(seconds=keep_paused_s if runtime.can_pause else 0)
+        self._keep_paused = timedelta(seconds=keep_paused_s)
         self._sees_all = sees_all
+        self._made: SandboxRuntime | None = None
 
     async def run(self) -> None:
         """Reap every fifteen seconds until cancelled."""
         while True:
+            await anyio.sleep(EVERY_S)
             try:
                 done = await self.reap()
                 if done != Round():
@@ -139,7 +142,6 @@ class Reaper:
                 log.warning("reaper_waits", error=str(error))
             except Exception:  # whatever a provider raises, the next round looks again
                 log.exception("reaper_failed")
-            await anyio.sleep(EVERY_S)
 
     async def reap(self) -> Round:
         """One round: end what nobody needs, then tell of previews that have ended."""
@@ -158,8 +160,9 @@ class Reaper:
 
         Raises `EventStoreError` and `SandboxError` when either does not answer.
         """
+        runtime = await self._runtime()
         with deadline(LIST_S, "listing the sandboxes"):
-            infos = await self._runtime.list({LINEAGE: self._handler.store.lineage})
+            infos = await runtime.list({LINEAGE: self._handler.store.lineage})
         found = []
         for info in sorted(infos, key=lambda info: info.started_at):
             try:
@@ -177,7 +180,7 @@ class Reaper:
         done = done or Round()
         try:
             with deadline(KILL_S, "ending a sandbox"):
-                await self._runtime.kill(found.info.sandbox_id)
+                await (await self._runtime()).kill(found.info.sandbox_id)
         except GenerationError as error:
             log.error("sandbox_not_ended", sandbox=found.info.sandbox_id, error=str(error))
             done.left += 1
@@ -185,6 +188,12 @@ class Reaper:
         log.info("sandbox_ended", sandbox=found.info.sandbox_id, why=found.why)
         done.ended += 1
         return True
+
+    async def _runtime(self) -> SandboxRuntime:
+        if self._made is None:
+            # A provider's client library may take a second to import.
+            self._made = await to_thread.run_sync(self._sandbox_runtime_factory)
+        return self._made
 
     async def _job_of(self, info: SandboxInfo) -> Job | None:
         tenant, job = info.metadata.get("tenant", ""), info.metadata.get("job", "")
@@ -197,19 +206,19 @@ class Reaper:
 
     async def _keep(self, found: Found, done: Round) -> None:
         """Let a needed sandbox sleep where its preview does, and run where that runs."""
-        job, info = found.job, found.info
+        job, info, runtime = found.job, found.info, await self._runtime()
         if job is None or job.sandbox_id != info.sandbox_id:
             return
         try:
-            if job.preview is Preview.RUNNING and await self._pause(job):
+            if job.preview is Preview.RUNNING and runtime.can_pause and await self._pause(job):
                 done.paused += 1
-                await self._runtime.pause(info.sandbox_id)
-            elif job.preview is Preview.PAUSED and not info.is_paused and self._runtime.can_pause:
-                await self._runtime.pause(info.sandbox_id)
+                await runtime.pause(info.sandbox_id)
+            elif job.preview is Preview.PAUSED and runtime.can_pause and not info.is_paused:
+                await runtime.pause(info.sandbox_id)
             elif job.preview is Preview.RUNNING and info.is_paused:
                 left = (job.sandbox_ends_at or self._handler.clock()) - self._handler.clock()
                 if left > timedelta(0):
-                    await self._runtime.wake(info.sandbox_id, timeout_s=int(left.total_seconds()))
+                    await runtime.wake(info.sandbox_id, timeout_s=int(left.total_seconds()))
         except SandboxGone:
             return  # told of below, or in the next round
         except GenerationError as error:
@@ -258,7 +267,8 @@ class Reaper:
         if job.sandbox_ends_at is not None and job.sandbox_ends_at <= self._handler.clock():
             return "its time was over"
         # A sandbox that the log knew before the list was asked for would stand in it.
-        is_known = self._sees_all and job.sandbox_provider == self._runtime.provider
+        provider = (await self._runtime()).provider
+        is_known = self._sees_all and job.sandbox_provider == provider
         if is_known and job.sandbox_id not in listed and job.updated_at < began:
             return "its sandbox has ended"
         return None
