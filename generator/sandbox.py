@@ -149,7 +149,7 @@ class SandboxRuntime(Protocol):
         ...
 
     async def kill(self, sandbox_id: str) -> bool:
-        """End a sandbox and everything in it; False when there was none. Idempotent.
+        """End a sandbox and everything in it; False when there was none any more. Idempotent.
 
         It has ended when this returns. Raises `SandboxError` when the provider does not confirm
         it, asked several times.

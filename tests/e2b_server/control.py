@@ -67,7 +67,7 @@ class ControlPlane:
         pairs = parse_qsl(query.get("metadata", ""))
         wanted = {unquote(key): unquote(value) for key, value in pairs}.items()
         found = [one for one in self.living.values() if wanted <= one.metadata.items()]
-        states = query.get("state", "running").split(",")
+        states = query.get("state", "running,paused").split(",")
         found = [one for one in found if one.state in states]
         start = int(query.get("nextToken", 0))
         end = start + int(query.get("limit", self.page_size))

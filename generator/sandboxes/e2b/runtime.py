@@ -125,7 +125,7 @@ class E2BRuntime:
             try:
                 async with self._calling("end a sandbox"):
                     # What an unconfirmed try has ended is not there any more: that confirms it.
-                    return await AsyncSandbox.kill(sandbox_id, **self._account) or tries > 1
+                    return await AsyncSandbox.kill(sandbox_id, **self._account)
             except SandboxError as error:
                 if tries == KILL_TRIES or not error.may_pass:
                     raise
