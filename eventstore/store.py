@@ -43,7 +43,16 @@ from schemas import (
     partition_of,
 )
 from schemas.envelope import Decode
-from schemas.events import JobCancelled, JobFailed, JobQueued, JobReady
+from schemas.events import (
+    JobCancelled,
+    JobFailed,
+    JobQueued,
+    JobReady,
+    PreviewExpired,
+    PreviewPaused,
+    PreviewRequested,
+    PreviewResumed,
+)
 
 COMMAND_LIFE_MS = 24 * 60 * 60 * 1000
 PROGRESS_CAP_LINES = 5_000
@@ -60,9 +69,16 @@ FRESH_S = LEAST_STREAM_LIFE_S / 2  # the other half is for clocks that disagree
 
 # What an append says to the script about its events.
 _MEANING: Mapping[str, tuple[type, ...]] = {
-    "queued": (JobQueued,),
+    "queued": (JobQueued, PreviewRequested),
     "ready": (JobReady,),
-    "ended": (JobReady, JobFailed, JobCancelled),
+    "ended": (
+        JobReady,
+        JobFailed,
+        JobCancelled,
+        PreviewResumed,
+        PreviewPaused,
+        PreviewExpired,
+    ),
 }
 # A backslash that is not itself escaped, and what JSON writes for a NUL.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -118,6 +134,11 @@ class EventStore:
     def keys(self, tenant: str) -> Keys:
         """The keys of a tenant's partition."""
         return self._keys[self.partition(tenant)]
+
+    @property
+    def lineage(self) -> str:
+        """The id of this log, which no other has: that of its first partition."""
+        return self.verification.lineages[0]
 
     # --- append ----------------------------------------------------------------------------------
 

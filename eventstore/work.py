@@ -126,6 +126,11 @@ class Work:
                 found[tenant.decode()] = int(running)
         return found
 
+    async def is_in_hand(self, ref: JobRef) -> bool:
+        """Whether a worker has, or will get, something to do for this job."""
+        (run,) = await hash_fields(self._redis, self._keys_of(ref.tenant).runs, ref.job)
+        return run is not None
+
     async def waiting(self, tenant: str) -> int:
         """How many of a tenant's jobs wait behind its cap."""
         with redis_errors():

@@ -5,6 +5,7 @@ from generator.deadlines import Deadlines, Patience
 from generator.errors import ArtifactMissing, GenerationError, SandboxUnavailable
 from generator.heart import Heart
 from generator.rate import Rate
+from generator.reaper import Found, Reaper
 from generator.runner import Runner
 from generator.sandbox import SandboxRuntime, SandboxRuntimeFactory
 from generator.service import GenerationService
@@ -15,12 +16,14 @@ __all__ = [
     "ArtifactMissing",
     "ArtifactStore",
     "Deadlines",
+    "Found",
     "GenerationError",
     "GenerationService",
     "Heart",
     "LogLine",
     "Patience",
     "Rate",
+    "Reaper",
     "Runner",
     "SandboxRuntime",
     "SandboxRuntimeFactory",

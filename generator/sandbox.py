@@ -32,11 +32,13 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True)
 class SandboxInfo:
-    """A living sandbox as its provider lists it."""
+    """A living sandbox as its provider lists it. One that is paused ends when somebody ends it."""
 
     sandbox_id: str
     metadata: Mapping[str, str]
+    started_at: datetime
     ends_at: datetime
+    is_paused: bool = False
 
 
 class Sandbox(Protocol):
@@ -113,6 +115,11 @@ class SandboxRuntime(Protocol):
         """Short name that stands in events: `local`, `e2b`."""
         ...
 
+    @property
+    def can_pause(self) -> bool:
+        """Whether a sandbox can sleep, costing next to nothing, and be woken as it was."""
+        ...
+
     async def create(self, *, metadata: Mapping[str, str], timeout_s: int) -> Sandbox:
         """A new, empty sandbox that ends by itself after `timeout_s`, whoever is alive then.
 
@@ -122,18 +129,37 @@ class SandboxRuntime(Protocol):
         ...
 
     async def connect(self, sandbox_id: str) -> Sandbox:
-        """The living sandbox of that id, its end not moved.
+        """The living sandbox of that id, its end not moved; one that is paused is woken first.
 
         Raises `SandboxGone`, also for what cannot be an id.
         """
         ...
 
+    async def pause(self, sandbox_id: str) -> None:
+        """Let a sandbox sleep, memory and files as they are, until it is woken or ended.
+
+        Idempotent. Raises `SandboxGone`, and `SandboxUnavailable` where `can_pause` is False.
+        """
+        ...
+
+    async def wake(self, sandbox_id: str, *, timeout_s: int) -> datetime:
+        """Let a sandbox run, also one that is paused, for `timeout_s` from now; when it ends.
+
+        That is sooner where the provider cannot move the end of what runs already. Raises
+        `SandboxGone`.
+        """
+        ...
+
     async def kill(self, sandbox_id: str) -> bool:
-        """End a sandbox and everything in it; False when there was none. Idempotent."""
+        """End a sandbox and everything in it; False when there was none any more. Idempotent.
+
+        It has ended when this returns. Raises `SandboxError` when the provider does not confirm
+        it, asked several times.
+        """
         ...
 
     async def list(self, metadata: Mapping[str, str]) -> list[SandboxInfo]:
-        """The living sandboxes whose metadata contain all of `metadata`."""
+        """The sandboxes, living and paused, whose metadata contain all of `metadata`."""
         ...
 
 

@@ -16,6 +16,8 @@ from generator.sandbox import Sandbox
 from schemas.commands import RecordSandbox
 
 KILL_S = 30.0
+LINEAGE = "headrace"
+"""The metadata that names the log whose job a sandbox is for: others may share the account."""
 
 log = structlog.get_logger()
 
@@ -33,6 +35,7 @@ async def create_sandbox(build: Build) -> Sandbox:
     with deadline(build.deadlines.create_s, "making a sandbox"):
         sandbox = await runtime.create(
             metadata={
+                LINEAGE: build.handler.store.lineage,
                 "tenant": build.job.tenant,
                 "job": build.job.job,
                 "attempt": str(build.claim.attempt),

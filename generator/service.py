@@ -37,12 +37,13 @@ from generator.errors import (
 from generator.numbering import Numbering
 from generator.output import for_people
 from generator.phases import PHASES, simulated
+from generator.previews import wake_preview
 from generator.rate import Rate
 from generator.repairing import record, review_text, why_not_repair
 from generator.runner import Runner
 from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
 from generator.sandbox_life import KILL_S, end_sandboxes
-from schemas import CommandRefused, Job, JobIsCancelling, JobIsTerminal, Phase, Status
+from schemas import CommandRefused, Job, JobIsCancelling, JobIsTerminal, Phase, Preview, Status
 from schemas.commands import (
     NO_USAGE,
     Command,
@@ -109,6 +110,8 @@ class GenerationService:
     async def execute_build(self, claim: Claim) -> Job:
         """Run the claimed job from its first phase that is not completed; the job as it ended.
 
+        Of one that is READY somebody wants the preview (`generator/previews.py`).
+
         A build that fails is an event, not an exception. Raises `Fenced` when the job was taken
         over, and `RedisUnavailable` when the log cannot be reached: the job is then somebody
         else's to finish, with the sandbox that it has. The sandbox of a job that ends without READY
@@ -127,6 +130,13 @@ class GenerationService:
             sandbox_rate=self._sandbox_rate,
             has_strays=self._runner is not None and claim.attempt > 1,
         )
+        if build.job.preview is Preview.WAKING:
+            try:
+                await wake_preview(build, most_deliveries=self._max_deliveries)
+            finally:
+                if build.sandbox:
+                    await build.sandbox.close()
+            return build.job
         await build.take_over_draft()
         try:
             if build.job.status is Status.CANCELLING or await self._walk_unless_cancelled(build):

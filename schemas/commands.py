@@ -136,8 +136,32 @@ class ConfirmCancel:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestPreview:
+    """Let the preview of a finished build answer; nothing is to do where it does until `until`."""
+
+    by: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePreview:
+    """The preview that was asked for answers, in this sandbox."""
+
+    sandbox_id: str
+    preview_url: str
+    ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PausePreview:
+    """The sandbox of a preview that answers is to sleep, and be kept so until then."""
+
+    kept_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ExpirePreview:
-    """The sandbox of a finished build has ended."""
+    """The sandbox of a finished build has ended, or nobody needs it any more."""
 
     reason: str
 
@@ -154,5 +178,8 @@ Command = (
     | FailJob
     | RequestCancel
     | ConfirmCancel
+    | RequestPreview
+    | ResumePreview
+    | PausePreview
     | ExpirePreview
 )

@@ -13,10 +13,13 @@ from schemas.commands import (
     ExpirePreview,
     FailJob,
     FinishBuild,
+    PausePreview,
     RecordFailedChecks,
     RecordSandbox,
     RequestBuild,
     RequestCancel,
+    RequestPreview,
+    ResumePreview,
     ScheduleRetry,
     StartJob,
     StartPhase,
@@ -35,11 +38,14 @@ from schemas.events import (
     PhaseCompleted,
     PhaseStarted,
     PreviewExpired,
+    PreviewPaused,
+    PreviewRequested,
+    PreviewResumed,
     RetryScheduled,
     SandboxCreated,
     build_version,
 )
-from schemas.job import TRANSITIONS, Job, Status
+from schemas.job import TRANSITIONS, Job, Preview, Status
 
 # Where the app itself is tried: its install command is the first of its checks.
 _CHECKING = (Phase.DEPS, Phase.CHECKS)
@@ -52,8 +58,17 @@ def decide(state: Job | None, command: Command) -> list[Known]:
     name = type(command).__name__
     if state is None:
         raise JobUnknown("?", name)
-    if isinstance(command, ExpirePreview):
-        return _expire_preview(state, command)
+    match command:
+        case RequestPreview():
+            return _request_preview(state, command)
+        case ResumePreview():
+            return _resume_preview(state, command)
+        case PausePreview():
+            return _pause_preview(state, command)
+        case ExpirePreview():
+            return _expire_preview(state, command)
+    if state.is_terminal and (again := _made_anew(state, command)):
+        return again
     if state.is_terminal:
         raise JobIsTerminal(state.job, state.status, name)
     match command:
@@ -63,8 +78,8 @@ def decide(state: Job | None, command: Command) -> list[Known]:
             return _confirm_cancel(state, command)
         case FailJob():
             return [_failed(state, command)]
-        case RecordSandbox(sandbox_id, provider, ends_at):
-            return [SandboxCreated(sandbox_id=sandbox_id, provider=provider, ends_at=ends_at)]
+        case RecordSandbox():
+            return [_sandbox(command)]
     if state.status is Status.CANCELLING:
         raise JobIsCancelling(state.job, name)
     match command:
@@ -129,6 +144,12 @@ def _failed(state: Job, command: FailJob) -> JobFailed:
     )
 
 
+def _sandbox(command: RecordSandbox) -> SandboxCreated:
+    return SandboxCreated(
+        sandbox_id=command.sandbox_id, provider=command.provider, ends_at=command.ends_at
+    )
+
+
 def _start_job(state: Job, worker: str, attempt: int) -> list[Known]:
     _check_move(state, Status.STARTING, "StartJob")
     if attempt <= state.attempt:
@@ -154,18 +175,20 @@ def _schedule_retry(state: Job, command: ScheduleRetry) -> list[Known]:
     phase = state.current_phase
     if phase is None or not _under_way(state, phase):
         raise CommandRefused(state.job, state.status, "ScheduleRetry", "no phase is under way")
-    return [
-        RetryScheduled(
-            phase=phase,
-            round=state.round,
-            step=command.step,
-            tries=command.tries,
-            kind=command.kind,
-            message=command.message,
-            wait_s=command.wait_s,
-            **asdict(command.usage),
-        )
-    ]
+    return [_retry(state, phase, command)]
+
+
+def _retry(state: Job, phase: Phase, command: ScheduleRetry) -> RetryScheduled:
+    return RetryScheduled(
+        phase=phase,
+        round=state.round,
+        step=command.step,
+        tries=command.tries,
+        kind=command.kind,
+        message=command.message,
+        wait_s=command.wait_s,
+        **asdict(command.usage),
+    )
 
 
 def _complete_phase(state: Job, command: CompletePhase) -> list[Known]:
@@ -223,12 +246,60 @@ def _finish_build(state: Job, command: FinishBuild) -> list[Known]:
     ]
 
 
+def _request_preview(state: Job, command: RequestPreview) -> list[Known]:
+    _check_ready(state, "RequestPreview")
+    if state.preview is None or state.manifest is None:
+        raise CommandRefused(state.job, state.status, "RequestPreview", "the build has no app")
+    ends_at = state.sandbox_ends_at
+    lasts = ends_at is not None and ends_at >= command.until
+    if state.preview is Preview.WAKING or (state.preview is Preview.RUNNING and lasts):
+        return []
+    return [PreviewRequested(by=command.by)]
+
+
+def _resume_preview(state: Job, command: ResumePreview) -> list[Known]:
+    _check_ready(state, "ResumePreview")
+    if state.preview is not Preview.WAKING:
+        raise CommandRefused(state.job, state.status, "ResumePreview", "nobody waits for it")
+    return [
+        PreviewResumed(
+            sandbox_id=command.sandbox_id,
+            preview_url=command.preview_url,
+            ends_at=command.ends_at,
+        )
+    ]
+
+
+def _pause_preview(state: Job, command: PausePreview) -> list[Known]:
+    _check_ready(state, "PausePreview")
+    if state.preview is Preview.PAUSED:
+        return []
+    if state.preview is not Preview.RUNNING:
+        raise CommandRefused(state.job, state.status, "PausePreview", "it does not run")
+    return [PreviewPaused(kept_until=command.kept_until)]
+
+
 def _expire_preview(state: Job, command: ExpirePreview) -> list[Known]:
-    if state.status is not Status.READY:
-        raise CommandRefused(state.job, state.status, "ExpirePreview", "it has no preview")
-    if state.preview_url is None:
+    _check_ready(state, "ExpirePreview")
+    if state.preview in (None, Preview.EXPIRED):
         return []
     return [PreviewExpired(reason=command.reason)]
+
+
+def _made_anew(state: Job, command: Command) -> list[Known]:
+    """What a worker may record of a finished build while it makes the preview anew."""
+    if state.preview is Preview.WAKING:
+        match command:
+            case RecordSandbox():
+                return [_sandbox(command)]
+            case ScheduleRetry():
+                return [_retry(state, Phase.DEPS, command)]
+    return []
+
+
+def _check_ready(state: Job, command: str) -> None:
+    if state.status is not Status.READY:
+        raise CommandRefused(state.job, state.status, command, "it has no preview")
 
 
 def _under_way(state: Job, phase: Phase) -> bool:

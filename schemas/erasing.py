@@ -92,7 +92,8 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         **_METERED,
     },
     "JobCancelled": {"by": ERASED, "reason": "", "log": None, **_METERED},
-    "PreviewPaused": {},
+    "PreviewRequested": {"by": ERASED},
+    "PreviewPaused": {"kept_until": KEPT},
     "PreviewResumed": {"sandbox_id": ERASED, "preview_url": ERASED, "ends_at": KEPT},
     "PreviewExpired": {"reason": ERASED},
 }

@@ -214,10 +214,21 @@ class JobCancelled(Metered):
     log: Text | None = None
 
 
+class PreviewRequested(Payload):
+    """Somebody wants the build's preview: a worker lets it answer, and for longer, as a job does.
+
+    It is woken where it sleeps, and made anew from the build's files where it has ended.
+    """
+
+    type: ClassVar[str] = "PreviewRequested"
+    by: Text
+
+
 class PreviewPaused(Payload):
-    """The build's sandbox sleeps; it can be resumed."""
+    """The build's sandbox sleeps; it can be resumed until `kept_until`, and is ended then."""
 
     type: ClassVar[str] = "PreviewPaused"
+    kept_until: AwareDatetime | None = None
 
 
 class PreviewResumed(Payload):
@@ -261,6 +272,7 @@ Known = (
     | JobReady
     | JobFailed
     | JobCancelled
+    | PreviewRequested
     | PreviewPaused
     | PreviewResumed
     | PreviewExpired

@@ -40,6 +40,7 @@ from schemas.events import (
     PhaseStarted,
     PreviewExpired,
     PreviewPaused,
+    PreviewRequested,
     PreviewResumed,
     RetryScheduled,
     SandboxCreated,
@@ -90,9 +91,14 @@ because a preview that nobody has looked at since its worker died is not known t
 
 
 class Preview(StrEnum):
-    """What became of the app that a READY job left running."""
+    """What became of the app that a READY job left running.
+
+    running ──► paused ──► expired       any ──► waking (a worker has it) ──► running | expired
+       └──────────────────────┘
+    """
 
     RUNNING = "running"
+    WAKING = "waking"
     PAUSED = "paused"
     EXPIRED = "expired"
 
@@ -176,6 +182,11 @@ class Job:
     def is_terminal(self) -> bool:
         """Whether the job has ended."""
         return self.status in TERMINAL
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the job has ended, and no worker has to do with its preview either."""
+        return self.is_terminal and self.preview is not Preview.WAKING
 
 
 _PHASES = tuple(Phase)
@@ -315,8 +326,15 @@ def _cancelled(state: Job, event: RecordedEvent, cancelled: JobCancelled) -> Cha
     }
 
 
-def _paused(_: Job, __: RecordedEvent, ___: PreviewPaused) -> Changes:
-    return {"preview": Preview.PAUSED}
+def _requested(_: Job, __: RecordedEvent, ___: PreviewRequested) -> Changes:
+    return {"preview": Preview.WAKING}
+
+
+def _paused(state: Job, _: RecordedEvent, paused: PreviewPaused) -> Changes:
+    return {
+        "preview": Preview.PAUSED,
+        "sandbox_ends_at": paused.kept_until or state.sandbox_ends_at,
+    }
 
 
 def _resumed(_: Job, __: RecordedEvent, resumed: PreviewResumed) -> Changes:
@@ -351,6 +369,7 @@ CHANGES: Mapping[type[Payload], Callable[[Job, RecordedEvent, Any], Changes]] = 
     JobReady: _ready,
     JobFailed: _failed,
     JobCancelled: _cancelled,
+    PreviewRequested: _requested,
     PreviewPaused: _paused,
     PreviewResumed: _resumed,
     PreviewExpired: _expired,

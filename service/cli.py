@@ -10,8 +10,10 @@ from service.commands import (
     log,
     log_info,
     log_repair,
+    previews,
     replay,
     replay_parked,
+    sandboxes,
     tenants,
     workshop,
 )
@@ -32,6 +34,7 @@ for command in (
     instance.demo,
     instance.up,
     instance.worker,
+    instance.reaper,
     instance.env,
     jobs.submit,
     jobs.watch,
@@ -39,6 +42,7 @@ for command in (
 ):
     app.command()(command)
 app.command()(jobs.cancel)
+app.command()(previews.preview)
 app.command()(logs)
 app.command()(tenants.cap)
 app.command()(tenants.quota)
@@ -74,6 +78,11 @@ for command in (log_info.info, log.tail, log.export):
 log_app.command("import")(log.import_)
 log_app.command()(log_repair.repair)
 app.add_typer(log_app, name="log")
+
+sandboxes_app = typer.Typer(invoke_without_command=True)
+sandboxes_app.callback()(sandboxes.list_)
+sandboxes_app.command()(sandboxes.end)
+app.add_typer(sandboxes_app, name="sandboxes")
 
 app.command()(doctor)
 app.command()(instance.migrate)

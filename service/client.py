@@ -116,6 +116,10 @@ class Client:
         except httpx.TransportError as error:
             raise ApiError(0, f"the download broke off: {error}") from error
 
+    async def preview(self, method: str, project: str, number: int) -> dict[str, Any]:
+        """A build's preview: GET tells of it, POST asks for it, DELETE ends it."""
+        return await self._ask(method, f"/v1/projects/{project}/builds/{number}/preview")
+
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask for a job to be stopped."""
         return await self._ask("POST", f"/v1/jobs/{job_id}/cancel")

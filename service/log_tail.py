@@ -19,6 +19,7 @@ from schemas.events import (
     PhaseStarted,
     PreviewExpired,
     PreviewPaused,
+    PreviewRequested,
     PreviewResumed,
     RetryScheduled,
     SandboxCreated,
@@ -144,5 +145,7 @@ def _facts(payload: AnyPayload) -> str:
             return url
         case PreviewExpired(reason=reason) | Unreadable(reason=reason):
             return reason
+        case PreviewRequested(by=by):
+            return f"by {by}"
         case PreviewPaused() | UnknownEvent():
             return ""

@@ -170,6 +170,12 @@ class Settings(BaseSettings):
     lease_s: Annotated[float, Field(ge=2, le=3600)] = 15.0
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long jobs under way have to end when a worker is asked to stop; then others go on."""
+    reap_grace_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    """How old a sandbox is before it may be taken for one that nobody needs: the log may not know
+    it yet."""
+    keep_paused_s: Annotated[float, Field(ge=0, le=30 * 86_400)] = 0.0
+    """How long previews are kept paused after their time, where sandboxes can pause; 0: they end,
+    and are made anew when somebody asks for them."""
     sandbox_rate: Annotated[float | None, Field(gt=0, le=1000)] = None
     """Sandboxes a second, over all workers; by default 1 for e2b and no limit for local."""
 

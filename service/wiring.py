@@ -22,17 +22,20 @@ from eventstore import (
     connect_postgres,
     connect_redis,
     open_log,
+    postgres_errors,
 )
 from generator import (
     ArtifactStore,
     GenerationService,
     Heart,
     Rate,
+    Reaper,
     Runner,
     SandboxRuntime,
     Worker,
 )
-from projector import Projector
+from projector import Projector, living_previews
+from schemas import JobRef
 from service.collector import settle
 from service.embedded import (
     Servers,
@@ -162,6 +165,7 @@ async def running(
                 folding.start_soon(projector.run, log.hub)
                 folding.start_soon(housekeeper.run)
                 folding.start_soon(collect_daily, log, artifacts)
+                folding.start_soon(make_reaper(settings, servers, log).run)
                 is_alone = are_embedded(servers, settings.home)  # they end with this process
                 async with working(settings, servers, log, is_alone=is_alone):
                     settle()
@@ -217,6 +221,26 @@ def generation(settings: Settings, log: Log, *, is_alone: bool = False) -> Gener
         sandbox_rate=Rate(log.store, settings.sandbox_kind, per_s) if per_s else None,
         max_deliveries=settings.max_deliveries,
         is_alone=is_alone,
+    )
+
+
+def make_reaper(settings: Settings, servers: Servers, log: Log) -> Reaper:
+    """The reaper of the sandboxes that the settings ask for."""
+
+    async def previews(limit: int) -> list[JobRef]:
+        with postgres_errors():
+            async with log.engine.connect() as connection:
+                return await living_previews(connection, limit)
+
+    # Local sandboxes are those of this machine; embedded servers have no worker elsewhere.
+    sees_all = settings.sandbox_kind is SandboxKind.E2B or are_embedded(servers, settings.home)
+    return Reaper(
+        log.handler,
+        lambda: make_sandbox_runtime(settings),
+        previews,
+        grace_s=settings.reap_grace_s,
+        keep_paused_s=settings.keep_paused_s,
+        sees_all=sees_all,
     )
 
 

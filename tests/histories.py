@@ -27,10 +27,13 @@ from schemas.commands import (
     ExpirePreview,
     FailJob,
     FinishBuild,
+    PausePreview,
     RecordFailedChecks,
     RecordSandbox,
     RequestBuild,
     RequestCancel,
+    RequestPreview,
+    ResumePreview,
     ScheduleRetry,
     StartJob,
     StartPhase,
@@ -48,6 +51,8 @@ from schemas.events import (
     PhaseCompleted,
     PhaseStarted,
     PreviewExpired,
+    PreviewPaused,
+    PreviewRequested,
     SandboxCreated,
 )
 
@@ -172,6 +177,8 @@ SITUATIONS: Mapping[str, Sequence[Known]] = {
         *all_completed(),
         JobReady(build_number=1, build_version="build_v0_1", manifest="files-1"),
     ],
+    "ready, waking": [*build(), PreviewRequested(by=USER)],
+    "ready, paused": [*build(), PreviewPaused(kept_until=NOON + timedelta(days=1))],
     "ready, expired": [*build(), PreviewExpired(reason="time-out")],
     "failed": [queued(), started(), failed()],
     "cancelled": [queued(), JobCancelled(by=USER)],
@@ -250,6 +257,9 @@ def commands_for(job: Job | None) -> dict[str, Command]:
         "FailJob": FailJob("runner", "try another goal", "dbg-1"),
         "RequestCancel": RequestCancel(USER),
         "ConfirmCancel": ConfirmCancel(),
+        "RequestPreview": RequestPreview(USER, NOON + timedelta(hours=2)),
+        "ResumePreview": ResumePreview("sb-2", "https://8080-sb-2.example", NOON),
+        "PausePreview": PausePreview(NOON + timedelta(days=1)),
         "ExpirePreview": ExpirePreview("time-out"),
     }
 

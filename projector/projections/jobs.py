@@ -80,6 +80,13 @@ jobs = Table(
     Index("jobs_project", "tenant", "project_id", "queued_at", "id"),
     Index("jobs_status", "tenant", "status", "queued_at", "id"),
     Index("jobs_tier", "tenant", "tier", "queued_at", "id"),
+    # The previews that somebody must look after, those first that end first.
+    Index(
+        "jobs_previews",
+        "expires_at",
+        "id",
+        postgresql_where=text("preview in ('running', 'waking', 'paused')"),
+    ),
     Index("jobs_goal", text("to_tsvector('simple', goal)"), postgresql_using="gin"),
 )
 

@@ -6,6 +6,7 @@ from projector.queries.jobs import (
     UnknownCursor,
     job_by_id,
     list_jobs,
+    living_previews,
     row_of,
     timeline,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "list_builds",
     "list_jobs",
     "list_projects",
+    "living_previews",
     "project_by_id",
     "row_of",
     "stats",

@@ -10,6 +10,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    text,
     tuple_,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,7 +19,8 @@ from projector.errors import ProjectorError
 from projector.projections.jobs import job_row, jobs
 from projector.projections.phases import phases
 from projector.tables import parked
-from schemas import Job, Position, Status
+from schemas import Job, JobRef, Position, Status
+from schemas.erasing import ERASED
 
 MAX_PAGE = 200
 _MOST_WORDS = 20
@@ -151,6 +153,19 @@ async def list_jobs(
     return [_job_row(dict(columns)) for columns in found]
 
 
+async def living_previews(connection: AsyncConnection, limit: int) -> list[JobRef]:
+    """Builds of all tenants whose preview runs, sleeps or is being woken; first which end first."""
+    query = (
+        select(jobs.c.tenant, jobs.c.id)
+        # As the index has it.
+        .where(text("jobs.preview in ('running', 'waking', 'paused')"))
+        .where(jobs.c.sandbox_id.is_distinct_from(ERASED))
+        .order_by(jobs.c.expires_at, jobs.c.id)
+        .limit(limit)
+    )
+    return [JobRef(row.tenant, row.id) for row in await connection.execute(query)]
+
+
 async def timeline(connection: AsyncConnection, tenant: str, job: str) -> list[PhaseRow]:
     """Every time that a job was in a phase, in order; empty for a job that is not there."""
     query = (
@@ -167,13 +182,13 @@ def row_of(job: Job) -> JobRow:
     return _job_row({**job_row(job, Position(0, 0, 0)), "position": None, "parked": False})
 
 
-def words_query(text: str) -> str:
+def words_query(said: str) -> str:
     """The tsquery for a person's words, each the beginning of a word; empty when there are none.
 
     Quoted, so that nothing in them is an operator; what is a word is for Postgres' parser to say,
     which read the goals too.
     """
-    words = text.replace("\0", " ").encode(errors="ignore").decode().split()[:_MOST_WORDS]
+    words = said.replace("\0", " ").encode(errors="ignore").decode().split()[:_MOST_WORDS]
     escaped = [word[:_LONGEST_WORD].replace("\\", "\\\\").replace("'", "''") for word in words]
     return " & ".join(f"'{word}':*" for word in escaped)
 

@@ -37,7 +37,7 @@ async def _followed(
     match = _ENTRY_ID.fullmatch(last_event_id or START)
     if match is None:
         raise HTTPException(400, "Last-Event-ID must be the id of an event of this stream")
-    if state.is_terminal and int(match[1]) == state.version:
+    if state.is_settled and int(match[1]) == state.version:
         raise problems.NothingMore
     return Followed(JobRef(owner, job_id), match[0], state.version, state.is_terminal)
 
@@ -52,11 +52,11 @@ async def stream(
         yield _server_sent(entry)
         if isinstance(entry, JobEvent):
             ended = ended or entry.event.type in TERMINAL_TYPES
-            # Events may follow the one that ended the job: its preview expires.
+            # Events may follow the one that ended the job: its preview expires, or is woken.
             may_be_last = ended and entry.event.version >= target.version
             if may_be_last:
                 job = await parts.handler.load(target.ref)
-                if job.version == entry.event.version:
+                if job.version == entry.event.version and job.is_settled:
                     return
 
 

@@ -177,6 +177,28 @@ def worker() -> None:
         out.print("Stopped. Jobs that were not finished are handed back.")
 
 
+def reaper() -> None:
+    """Run one more reaper: it ends the sandboxes that nobody needs. `up` runs one itself."""
+    from service.wiring import make_reaper, opened_log
+
+    async def reap(settings: Settings, servers: Servers, stopping: anyio.Event) -> None:
+        async with opened_log(settings, servers) as log, anyio.create_task_group() as tasks:
+            tasks.start_soon(make_reaper(settings, servers, log).run)
+            out.print(
+                f"[bold green]Reaper is up[/]  for {settings.sandbox_kind} sandboxes\n"
+                f"[dim]Press Ctrl-C to stop.[/]",
+                highlight=False,
+            )
+            await stopping.wait()
+            tasks.cancel_scope.cancel()
+
+    with friendly():
+        settings = Settings.read()
+        configure_logging(sys.stderr)
+        servers = _servers_to_join(settings)
+        run_until_stopped(lambda stopping: reap(settings, servers, stopping))
+
+
 def _servers_to_join(settings: Settings) -> Servers:
     instance = Instance.find(settings)
     if instance is not None:

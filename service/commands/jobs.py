@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.client import Client
+from service.commands.previews import preview_words
 from service.commands.terminal import (
     AsJson,
     Base,
@@ -156,7 +157,7 @@ def ask(question: Callable[[Client], Awaitable[T]]) -> T:
 
 def _table(found: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("STATUS", "BUILD", "PROJECT", "JOB"):
+    for title in ("STATUS", "BUILD", "PREVIEW", "PROJECT", "JOB"):
         table.add_column(title, no_wrap=True)
     has_cost = any(job["cost_usd"] for job in found)
     if has_cost:
@@ -167,6 +168,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
         table.add_row(
             f"[{style}]{job['status']}[/]{' (parked)' if job['parked'] else ''}",
             job["build_version"] or "",
+            preview_words(job["preview"], job["expires_at"]),
             job["project_id"],
             job["job_id"],
             *([cost(job["cost_usd"], job["repair_cost_usd"])] if has_cost else []),

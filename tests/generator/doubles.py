@@ -11,7 +11,7 @@ from functools import partial
 
 import anyio
 
-from generator.errors import SandboxGone
+from generator.errors import SandboxError, SandboxGone
 from generator.runner import Listener, RunnerTask
 from generator.sandbox import CommandResult, OnOutput, Sandbox, SandboxInfo
 from generator.workspace import Workspace
@@ -151,6 +151,9 @@ class ScriptedRuntime:
     """What the app that was started last answers with."""
     living: dict[str, "ScriptedSandbox"] = field(default_factory=dict)
     made: list["ScriptedSandbox"] = field(default_factory=list)
+    paused: set[str] = field(default_factory=set)
+    woken: list[str] = field(default_factory=list)
+    kill_fails: bool = False
 
     async def create(self, *, metadata: Mapping[str, str], timeout_s: int) -> Sandbox:
         if self.refusals:
@@ -168,13 +171,37 @@ class ScriptedRuntime:
             raise SandboxGone(sandbox_id)
         return self.living[sandbox_id]
 
+    @property
+    def can_pause(self) -> bool:
+        return True
+
+    async def pause(self, sandbox_id: str) -> None:
+        if sandbox_id not in self.living:
+            raise SandboxGone(sandbox_id)
+        self.paused.add(sandbox_id)
+
+    async def wake(self, sandbox_id: str, *, timeout_s: int) -> datetime:
+        if sandbox_id not in self.living:
+            raise SandboxGone(sandbox_id)
+        self.paused.discard(sandbox_id)
+        self.woken.append(sandbox_id)
+        return datetime.now(UTC) + timedelta(seconds=timeout_s)
+
     async def kill(self, sandbox_id: str) -> bool:
+        if self.kill_fails:
+            raise SandboxError("the provider does not confirm it")
+        self.paused.discard(sandbox_id)
         return self.living.pop(sandbox_id, None) is not None
 
     async def list(self, metadata: Mapping[str, str]) -> list[SandboxInfo]:
-        ends_at = datetime.now(UTC) + timedelta(hours=1)
         return [
-            SandboxInfo(sandbox.sandbox_id, sandbox.metadata, ends_at)
+            SandboxInfo(
+                sandbox.sandbox_id,
+                sandbox.metadata,
+                started_at=sandbox.started_at,
+                ends_at=sandbox.started_at + timedelta(seconds=sandbox.timeout_s),
+                is_paused=sandbox.sandbox_id in self.paused,
+            )
             for sandbox in self.living.values()
             if metadata.items() <= sandbox.metadata.items()
         ]
@@ -195,6 +222,7 @@ class ScriptedSandbox:
     """Those of them that might use a network."""
     emptied: int = 0
     """How often its processes were ended."""
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def app_files(self) -> dict[str, bytes]:

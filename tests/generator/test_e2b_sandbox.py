@@ -165,6 +165,87 @@ async def test_a_creation_beyond_its_deadline_is_found_by_its_metadata(
     assert await runtime.kill(late.sandbox_id)
 
 
+KILL_FAULTS = {
+    "refused": {"status": 500},
+    "busy": {"status": 503},
+    "limited": {"status": 429, "headers": {"Retry-After": "1", **NOT_AGAIN}},
+    "done, but not said": {"status": 502, "late": True},
+}
+
+
+@pytest.mark.parametrize("fault", KILL_FAULTS)
+async def test_a_kill_that_is_not_confirmed_is_tried_again(
+    e2b_server: E2BServer, runtime: E2BRuntime, sandbox: E2BSandbox, fault: str
+) -> None:
+    e2b_server.fail_next(f"/sandboxes/{sandbox.sandbox_id}", **KILL_FAULTS[fault])  # type: ignore[arg-type]
+    await runtime.kill(sandbox.sandbox_id)
+    assert not e2b_server.living
+
+
+async def test_a_kill_that_is_never_confirmed_is_told(
+    e2b_server: E2BServer,
+    runtime: E2BRuntime,
+    sandbox: E2BSandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("generator.sandboxes.e2b.runtime._KILL_PAUSE_S", 0.0)
+    for _ in range(30):  # more than anybody asks for it
+        e2b_server.fail_next(f"/sandboxes/{sandbox.sandbox_id}", 500, b"<html>", headers=NOT_AGAIN)
+    with pytest.raises(SandboxError, match="end a sandbox"):
+        await runtime.kill(sandbox.sandbox_id)
+    assert list(e2b_server.living) == [sandbox.sandbox_id]
+
+
+async def test_a_kill_with_a_refused_key_is_not_tried_again(
+    e2b_server: E2BServer, sandbox: E2BSandbox
+) -> None:
+    wrong = E2BRuntime("e2b_wrong_key", **e2b_server.settings)
+    with pytest.raises(SandboxUnavailable, match="E2B_API_KEY"):
+        await wrong.kill(sandbox.sandbox_id)
+
+
+async def test_a_paused_sandbox_is_listed_beside_the_running_ones(
+    e2b_server: E2BServer, runtime: E2BRuntime, sandbox: E2BSandbox
+) -> None:
+    other = await runtime.create(metadata={"job": "j2"}, timeout_s=60)
+    await runtime.pause(sandbox.sandbox_id)
+    listed = {info.sandbox_id: info.is_paused for info in await runtime.list({})}
+    assert listed == {sandbox.sandbox_id: True, other.sandbox_id: False}
+
+
+async def test_connecting_to_a_paused_sandbox_wakes_it_and_gives_it_time(
+    e2b_server: E2BServer, runtime: E2BRuntime, sandbox: E2BSandbox
+) -> None:
+    await runtime.pause(sandbox.sandbox_id)
+    again = await runtime.connect(sandbox.sandbox_id)
+    assert (await again.run("echo awake", timeout_s=10)).output == "awake\n"
+    assert e2b_server.living[sandbox.sandbox_id].left_s > 200
+
+
+async def test_a_command_in_a_paused_sandbox_is_an_error_that_may_pass(
+    e2b_server: E2BServer, runtime: E2BRuntime, sandbox: E2BSandbox
+) -> None:
+    await runtime.pause(sandbox.sandbox_id)
+    with pytest.raises(SandboxError):
+        await sandbox.read_file("a.txt")
+
+
+async def test_a_sandbox_that_ends_in_the_middle_of_an_upload_is_gone(
+    e2b_server: E2BServer, runtime: E2BRuntime, sandbox: E2BSandbox
+) -> None:
+    hold = e2b_server.hold_next("/files")
+
+    async def end() -> None:
+        await hold.arrived()
+        await runtime.kill(sandbox.sandbox_id)
+        hold.release()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(end)
+        with pytest.raises(SandboxGone):
+            await sandbox.write_files({"a.txt": b"1"})
+
+
 async def test_an_unreachable_provider_is_worth_one_retry() -> None:
     runtime = E2BRuntime("e2b_key", api_url="http://127.0.0.1:9", request_timeout_s=0.5)
     with pytest.raises(SandboxError) as caught:

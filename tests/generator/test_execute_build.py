@@ -75,7 +75,12 @@ async def test_the_sandbox_is_made_in_deps_with_an_hour_to_live_and_holds_what_w
         await builds.service(ScriptedRunner(), runtime).execute_build(claim)
     (sandbox,) = runtime.made
     assert sandbox.timeout_s == 3600
-    assert sandbox.metadata == {"tenant": TENANT, "job": claim.ref.job, "attempt": "1"}
+    assert sandbox.metadata == {
+        "headrace": handler.store.lineage,
+        "tenant": TENANT,
+        "job": claim.ref.job,
+        "attempt": "1",
+    }
     assert sandbox.files["app.py"] == b"# a list\n"
     assert sandbox.commands == ["install", "test", "start"]
     assert sandbox.installed == ["install"]

@@ -470,6 +470,60 @@ async def test_a_listed_sandbox_tells_its_metadata_and_its_end(runtime: SandboxR
     assert abs(info.ends_at - datetime.now(UTC) - timedelta(seconds=120)) < timedelta(seconds=10)
 
 
+async def test_a_listed_sandbox_tells_when_it_was_made(
+    runtime: SandboxRuntime, sandbox: Sandbox
+) -> None:
+    (info,) = await runtime.list({"job": "j1"})
+    assert abs(datetime.now(UTC) - info.started_at) < timedelta(seconds=60)
+    assert info.is_paused is False
+
+
+async def test_a_sandbox_that_runs_and_is_woken_runs_on(
+    runtime: SandboxRuntime, sandbox: Sandbox
+) -> None:
+    await sandbox.start(HOLD_LOCK, log_path="log")
+
+    async def is_locked() -> bool:
+        return (await sandbox.run(IS_LOCKED, timeout_s=10)).exit_code == 1
+
+    await until(is_locked)
+    ends_at = await runtime.wake(sandbox.sandbox_id, timeout_s=600)
+    (info,) = await runtime.list({"job": "j1"})
+    assert abs(info.ends_at - ends_at) < timedelta(seconds=1)
+    assert await is_locked()
+
+
+async def test_a_paused_sandbox_goes_on_where_it_was_when_it_is_woken(
+    runtime: SandboxRuntime, sandbox: Sandbox
+) -> None:
+    if not runtime.can_pause:
+        with pytest.raises(SandboxUnavailable, match="cannot be paused"):
+            await runtime.pause(sandbox.sandbox_id)
+        return
+    await sandbox.start(HOLD_LOCK, log_path="log")
+    for _ in range(2):  # once more does no harm
+        await runtime.pause(sandbox.sandbox_id)
+    (info,) = await runtime.list({"job": "j1"})
+    assert info.is_paused
+    ends_at = await runtime.wake(sandbox.sandbox_id, timeout_s=600)
+    (info,) = await runtime.list({"job": "j1"})
+    assert not info.is_paused
+    assert abs(info.ends_at - ends_at) < timedelta(seconds=1)
+    assert abs(ends_at - datetime.now(UTC) - timedelta(seconds=600)) < timedelta(seconds=60)
+    assert (await sandbox.run(IS_LOCKED, timeout_s=10)).exit_code == 1
+
+
+@pytest.mark.parametrize("sandbox_id", ["never-was", "../etc"])
+async def test_what_is_not_there_can_be_neither_paused_nor_woken(
+    runtime: SandboxRuntime, sandbox_id: str
+) -> None:
+    with pytest.raises(SandboxGone):
+        await runtime.wake(sandbox_id, timeout_s=60)
+    if runtime.can_pause:
+        with pytest.raises(SandboxGone):
+            await runtime.pause(sandbox_id)
+
+
 async def test_connecting_does_not_move_the_end(runtime: SandboxRuntime, sandbox: Sandbox) -> None:
     (before,) = await runtime.list({})
     await runtime.connect(sandbox.sandbox_id)

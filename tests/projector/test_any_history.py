@@ -27,6 +27,7 @@ from schemas.events import (
     PhaseCompleted,
     PreviewExpired,
     PreviewPaused,
+    PreviewRequested,
     PreviewResumed,
 )
 from tests.conftest import PARTITIONS
@@ -41,6 +42,7 @@ EXAMPLES = int(os.environ.get("HEADRACE_EXAMPLES", "8"))
 TENANTS = ("acme", "globex", "initech")
 COSTS = (0.0, 0.1, 0.2, 0.7, 1e-9, 1234.5678)
 PREVIEWS: tuple[Known, ...] = (
+    PreviewRequested(by="ann"),
     PreviewPaused(),
     PreviewResumed(
         sandbox_id="sb-2", preview_url="https://b.example", ends_at=NOON + timedelta(hours=9)

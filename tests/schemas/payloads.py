@@ -21,6 +21,7 @@ from schemas.events import (
     PhaseStarted,
     PreviewExpired,
     PreviewPaused,
+    PreviewRequested,
     PreviewResumed,
     RetryScheduled,
     SandboxCreated,
@@ -120,7 +121,8 @@ payloads: dict[type[Known], st.SearchStrategy[Known]] = {
         **usage,
     ),
     JobCancelled: st.builds(JobCancelled, by=texts, reason=texts, log=st.none() | texts, **usage),
-    PreviewPaused: st.builds(PreviewPaused),
+    PreviewRequested: st.builds(PreviewRequested, by=texts),
+    PreviewPaused: st.builds(PreviewPaused, kept_until=st.none() | times),
     PreviewResumed: st.builds(PreviewResumed, sandbox_id=texts, preview_url=texts, ends_at=times),
     PreviewExpired: st.builds(PreviewExpired, reason=texts),
 }

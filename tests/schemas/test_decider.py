@@ -1,5 +1,6 @@
 """What a job answers to every command, in every situation."""
 
+from datetime import timedelta
 from typing import get_args
 
 import pytest
@@ -13,6 +14,7 @@ from schemas import (
     JobIsTerminal,
     JobUnknown,
     Phase,
+    Preview,
     Status,
     decide,
 )
@@ -22,10 +24,13 @@ from schemas.commands import (
     ExpirePreview,
     FailJob,
     FinishBuild,
+    PausePreview,
     RecordFailedChecks,
     RecordSandbox,
     RequestBuild,
     RequestCancel,
+    RequestPreview,
+    ResumePreview,
     StartJob,
     StartPhase,
     Usage,
@@ -42,6 +47,9 @@ from schemas.events import (
     PhaseCompleted,
     PhaseStarted,
     PreviewExpired,
+    PreviewPaused,
+    PreviewRequested,
+    PreviewResumed,
     RetryScheduled,
     SandboxCreated,
 )
@@ -79,6 +87,9 @@ ANSWERS: dict[str, type[Known] | type[CommandRefused] | None] = {
     "F": JobFailed,
     "A": CancelRequested,
     "X": JobCancelled,
+    "V": PreviewRequested,
+    "M": PreviewResumed,
+    "Z": PreviewPaused,
     "E": PreviewExpired,
     "-": None,
     ".": CommandRefused,
@@ -89,27 +100,30 @@ ANSWERS: dict[str, type[Known] | type[CommandRefused] | None] = {
 """Capitals are events, `-` is none, `.` and small letters are refusals."""
 
 # Columns: Request, Start | start: scaffold code deps checks | complete: the same
-#          | retry | sandbox, checks failed | Finish, Fail | Cancel, Confirm | Expire
+#          | retry | sandbox, checks failed | Finish, Fail | Cancel, Confirm
+#          | preview: Request, Resume, Pause, Expire
 SPECIFICATION = """
-    unknown            Qu  uuuu  uuuu  u  uu  uu  uu  u
-    queued             .S  ....  ....  .  B.  .F  X.  .
-    starting           .S  P...  ....  .  B.  .F  A.  .
-    scaffold           .S  ....  D...  W  B.  .F  A.  .
-    scaffold done      .S  .P..  ....  .  B.  .F  A.  .
-    code               .S  ....  .D..  W  B.  .F  A.  .
-    code done          .S  ..P.  ....  .  B.  .F  A.  .
-    deps               .S  ....  ..D.  W  BR  .F  A.  .
-    deps done          .S  ...P  ....  .  B.  .F  A.  .
-    checks             .S  ....  ...D  W  BR  .F  A.  .
-    checks done        .S  ....  ....  .  B.  YF  A.  .
-    checks failed      .S  .P..  ....  .  B.  .F  A.  .
-    taken over         .S  ...P  ....  .  B.  .F  A.  .
-    cancelling         .c  cccc  cccc  c  Bc  cF  -X  .
-    ready              .t  tttt  tttt  t  tt  tt  tt  E
-    ready, simulated   .t  tttt  tttt  t  tt  tt  tt  -
-    ready, expired     .t  tttt  tttt  t  tt  tt  tt  -
-    failed             .t  tttt  tttt  t  tt  tt  tt  .
-    cancelled          .t  tttt  tttt  t  tt  tt  tt  .
+    unknown            Qu  uuuu  uuuu  u  uu  uu  uu  uuuu
+    queued             .S  ....  ....  .  B.  .F  X.  ....
+    starting           .S  P...  ....  .  B.  .F  A.  ....
+    scaffold           .S  ....  D...  W  B.  .F  A.  ....
+    scaffold done      .S  .P..  ....  .  B.  .F  A.  ....
+    code               .S  ....  .D..  W  B.  .F  A.  ....
+    code done          .S  ..P.  ....  .  B.  .F  A.  ....
+    deps               .S  ....  ..D.  W  BR  .F  A.  ....
+    deps done          .S  ...P  ....  .  B.  .F  A.  ....
+    checks             .S  ....  ...D  W  BR  .F  A.  ....
+    checks done        .S  ....  ....  .  B.  YF  A.  ....
+    checks failed      .S  .P..  ....  .  B.  .F  A.  ....
+    taken over         .S  ...P  ....  .  B.  .F  A.  ....
+    cancelling         .c  cccc  cccc  c  Bc  cF  -X  ....
+    ready              .t  tttt  tttt  t  tt  tt  tt  V.ZE
+    ready, simulated   .t  tttt  tttt  t  tt  tt  tt  ...-
+    ready, waking      .t  tttt  tttt  W  Bt  tt  tt  -M.E
+    ready, paused      .t  tttt  tttt  t  tt  tt  tt  V.-E
+    ready, expired     .t  tttt  tttt  t  tt  tt  tt  V..-
+    failed             .t  tttt  tttt  t  tt  tt  tt  ....
+    cancelled          .t  tttt  tttt  t  tt  tt  tt  ....
 """
 
 
@@ -389,6 +403,48 @@ def test_an_expired_preview_leaves_the_build_and_takes_sandbox_and_address() -> 
 
 def test_a_preview_expires_once() -> None:
     given(*build(), PreviewExpired(reason="time-out")).when(ExpirePreview("again")).then_nothing()
+
+
+def test_a_preview_that_was_asked_for_is_made_anew_and_its_sandbox_recorded_on_the_way() -> None:
+    later = NOON + timedelta(hours=3)
+    asked = (
+        given(*build(), PreviewExpired(reason="time-out"))
+        .when(RequestPreview("ann", later))
+        .then(PreviewRequested(by="ann"))
+    )
+    assert (asked.job.preview, asked.job.is_terminal, asked.job.is_settled) == (
+        Preview.WAKING,
+        True,
+        False,
+    )
+    made = asked.when(RecordSandbox("sb-2", "local", later)).then(
+        SandboxCreated(sandbox_id="sb-2", provider="local", ends_at=later)
+    )
+    woken = made.when(ResumePreview("sb-2", "https://b.example", later)).then(
+        PreviewResumed(sandbox_id="sb-2", preview_url="https://b.example", ends_at=later)
+    )
+    assert (woken.job.preview, woken.job.sandbox_id) == (Preview.RUNNING, "sb-2")
+    woken.when(ResumePreview("sb-3", "https://c.example", later)).then_refused(CommandRefused)
+
+
+def test_a_preview_that_lives_long_enough_is_not_asked_for() -> None:
+    ends_at = sandbox().ends_at
+    given(*build()).when(RequestPreview("ann", ends_at)).then_nothing()
+    given(*build()).when(RequestPreview("ann", ends_at + timedelta(seconds=1))).then(
+        PreviewRequested(by="ann")
+    )
+
+
+def test_a_preview_that_could_not_be_made_is_expired_with_the_reason() -> None:
+    waking = given(*build(), PreviewExpired(reason="time-out"), PreviewRequested(by="ann"))
+    failed = waking.when(ExpirePreview("no sandbox")).then(PreviewExpired(reason="no sandbox"))
+    assert (failed.job.preview, failed.job.is_settled) == (Preview.EXPIRED, True)
+
+
+def test_a_paused_preview_ends_when_it_is_not_kept_any_longer() -> None:
+    until = NOON + timedelta(days=1)
+    job = given(*build()).when(PausePreview(until)).then(PreviewPaused(kept_until=until)).job
+    assert (job.preview, job.sandbox_ends_at) == (Preview.PAUSED, until)
 
 
 def test_times_are_those_of_the_events() -> None:

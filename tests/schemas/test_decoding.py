@@ -123,6 +123,7 @@ ON_RECORD: dict[str, bytes] = {
     "JobFailed": b'{"phase":"deps","kind":"runner","message":"try another goal",'
     b'"debug_id":"dbg-1"}',
     "JobCancelled": b'{"by":"ann","reason":"too slow"}',
+    "PreviewRequested": b'{"by":"ann"}',
     "PreviewPaused": b"{}",
     "PreviewResumed": b'{"sandbox_id":"sb-2","preview_url":"https://8080-sb-2.example",'
     b'"ends_at":"2026-03-01T13:00:00Z"}',

@@ -6,15 +6,25 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from e2b import ApiParams, AsyncSandbox, SandboxException, SandboxQuery
+import anyio
+import structlog
+from e2b import ApiParams, AsyncSandbox, SandboxException, SandboxQuery, SandboxState
 
-from generator.errors import SandboxGone, SandboxUnavailable
+from generator.errors import SandboxError, SandboxGone, SandboxUnavailable
 from generator.sandbox import SandboxInfo
 from generator.sandboxes.e2b.errors import translated
 from generator.sandboxes.e2b.sandbox import E2BSandbox
 
 _SANDBOX_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _METADATA = re.compile(r"[a-z0-9_-]{1,64}")
+
+WOKEN_S = 300
+"""How long one that was paused lives at least when it is connected to."""
+
+KILL_TRIES = 3
+_KILL_PAUSE_S = 0.3
+
+log = structlog.get_logger()
 
 
 class E2BRuntime:
@@ -52,6 +62,10 @@ class E2BRuntime:
     def provider(self) -> str:
         return "e2b"
 
+    @property
+    def can_pause(self) -> bool:
+        return True
+
     async def create(self, *, metadata: Mapping[str, str], timeout_s: int) -> E2BSandbox:
         checked = _checked(metadata)
         async with self._calling("create a sandbox"):
@@ -61,6 +75,8 @@ class E2BRuntime:
                     timeout=timeout_s,
                     metadata=checked,
                     # The SDK tries again after 429 and 5xx, some of which come after the fact.
+                    # A key for each call: that of an earlier one would be answered with its
+                    # sandbox, which may have ended since.
                     idempotency_key=str(uuid4()),
                     **self._account,
                 )
@@ -74,24 +90,48 @@ class E2BRuntime:
         return self._sandbox(sdk)
 
     async def connect(self, sandbox_id: str) -> E2BSandbox:
-        if not _SANDBOX_ID.fullmatch(sandbox_id):
-            raise SandboxGone(sandbox_id)
+        _check_id(sandbox_id)
         async with self._calling("find a sandbox", sandbox_id):
             info = await AsyncSandbox.get_info(sandbox_id, **self._account)
         # Connecting asks for a time to live. E2B extends but never shortens, by default to 300 s
         # from now; older versions set it. What is left, rounded down, moves the end in neither.
+        # One that is paused has no end to be moved.
         left_s = int((info.end_at - datetime.now(UTC)).total_seconds())
+        if info.state is SandboxState.PAUSED:
+            left_s = max(left_s, WOKEN_S)
         if left_s < 1:
             raise SandboxGone(sandbox_id)
         async with self._calling("connect to a sandbox", sandbox_id):
             sdk = await AsyncSandbox.connect(sandbox_id, timeout=left_s, **self._account)
         return self._sandbox(sdk)
 
+    async def pause(self, sandbox_id: str) -> None:
+        _check_id(sandbox_id)
+        async with self._calling("pause a sandbox", sandbox_id):
+            await AsyncSandbox.pause(sandbox_id, **self._account)  # False: it is paused already
+
+    async def wake(self, sandbox_id: str, *, timeout_s: int) -> datetime:
+        _check_id(sandbox_id)
+        async with self._calling("wake a sandbox", sandbox_id):
+            await AsyncSandbox.connect(sandbox_id, timeout=timeout_s, **self._account)
+            # Connecting wakes it, and only ever extends what it has left.
+            await AsyncSandbox.set_timeout(sandbox_id, timeout_s, **self._account)
+            return (await AsyncSandbox.get_info(sandbox_id, **self._account)).end_at
+
     async def kill(self, sandbox_id: str) -> bool:
         if not _SANDBOX_ID.fullmatch(sandbox_id):
             return False
-        async with self._calling("end a sandbox"):
-            return await AsyncSandbox.kill(sandbox_id, **self._account)
+        for tries in range(1, KILL_TRIES + 1):
+            try:
+                async with self._calling("end a sandbox"):
+                    # What an unconfirmed try has ended is not there any more: that confirms it.
+                    return await AsyncSandbox.kill(sandbox_id, **self._account)
+            except SandboxError as error:
+                if tries == KILL_TRIES or not error.may_pass:
+                    raise
+                log.warning("kill_not_confirmed", sandbox=sandbox_id, tries=tries, error=str(error))
+                await anyio.sleep(_KILL_PAUSE_S * tries)
+        raise AssertionError("the loop ends by returning or raising")
 
     async def list(self, metadata: Mapping[str, str]) -> list[SandboxInfo]:
         found: list[SandboxInfo] = []
@@ -99,7 +139,16 @@ class E2BRuntime:
         while pages.has_next:
             async with self._calling("list sandboxes"):
                 page = await pages.next_items()
-            found += [SandboxInfo(info.sandbox_id, info.metadata, info.end_at) for info in page]
+            found += [
+                SandboxInfo(
+                    info.sandbox_id,
+                    info.metadata,
+                    started_at=info.started_at,
+                    ends_at=info.end_at,
+                    is_paused=info.state is SandboxState.PAUSED,
+                )
+                for info in page
+            ]
         return found
 
     def _calling(
@@ -111,6 +160,12 @@ class E2BRuntime:
         return E2BSandbox(
             sdk, preview_url=self._preview_url, request_timeout_s=self._request_timeout_s
         )
+
+
+def _check_id(sandbox_id: str) -> None:
+    """Ids go into paths as they are. Raises `SandboxGone` for what cannot be one."""
+    if not _SANDBOX_ID.fullmatch(sandbox_id):
+        raise SandboxGone(sandbox_id)
 
 
 def _checked(metadata: Mapping[str, str]) -> dict[str, str]:

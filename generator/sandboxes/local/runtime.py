@@ -93,6 +93,10 @@ class LocalRuntime:
     def provider(self) -> str:
         return "local"
 
+    @property
+    def can_pause(self) -> bool:
+        return False
+
     async def create(self, *, metadata: Mapping[str, str], timeout_s: int) -> LocalSandbox:
         sandbox_id = _new_id()
         try:
@@ -114,6 +118,18 @@ class LocalRuntime:
             raise SandboxGone(sandbox_id)
         return _sandbox(info)
 
+    async def pause(self, sandbox_id: str) -> None:
+        raise SandboxUnavailable("a local sandbox cannot be paused: it would keep its memory")
+
+    async def wake(self, sandbox_id: str, *, timeout_s: int) -> datetime:
+        """It runs, if it is there; its supervisor does not move its end."""
+        info = None
+        if _SANDBOX_ID.fullmatch(sandbox_id):
+            info = await to_thread.run_sync(registry.living, self._folder(sandbox_id))
+        if info is None:
+            raise SandboxGone(sandbox_id)
+        return datetime.fromtimestamp(info["ends_at"], UTC)
+
     async def kill(self, sandbox_id: str) -> bool:
         if not _SANDBOX_ID.fullmatch(sandbox_id):
             return False
@@ -134,6 +150,7 @@ class LocalRuntime:
             SandboxInfo(
                 sandbox_id=info["sandbox_id"],
                 metadata=info["metadata"],
+                started_at=datetime.fromtimestamp(info["started_at"], UTC),
                 ends_at=datetime.fromtimestamp(info["ends_at"], UTC),
             )
             for info in infos

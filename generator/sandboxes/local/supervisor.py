@@ -123,6 +123,7 @@ def _hold(spec: Spec) -> None:
         "sandbox_id": spec["sandbox_id"],
         "metadata": spec["metadata"],
         "pid": os.getpid(),
+        "started_at": time.time(),
         "ends_at": time.time() + spec["timeout_s"],
         "preview_port": preview.getsockname()[1],
         "socket": spec["socket"],
