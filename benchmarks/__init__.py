@@ -4,6 +4,7 @@ from typing import Protocol
 
 from benchmarks.append import bench_append
 from benchmarks.follow import bench_follow
+from benchmarks.jobs import bench_jobs
 from benchmarks.log import bench_log
 from benchmarks.memory import bench_memory
 from benchmarks.project import bench_project
@@ -23,6 +24,7 @@ class Benchmark(Protocol):
 BENCHMARKS: dict[str, Benchmark] = {
     "append": bench_append,
     "follow": bench_follow,
+    "jobs": bench_jobs,
     "log": bench_log,
     "memory": bench_memory,
     "project": bench_project,

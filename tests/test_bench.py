@@ -28,6 +28,7 @@ from tests.service.command_line import CommandLine
 SMALL: dict[str, dict[str, Any]] = {
     "append": {"events": 640},
     "follow": {"events": 30, "followers": 5},
+    "jobs": {"events": 33},
     "log": {"events": 300},
     "memory": {"events": 300, "jobs": 20},
     "project": {"events": 600},
@@ -46,6 +47,16 @@ METRICS = {
         "append_growth",
     },
     "follow": {"follow_p50_ms", "follow_p99_ms", "follow_connections"},
+    "jobs": {
+        *(
+            f"fsm_{what}"
+            for what in ("jobs", "transitions", "jobs_one_project", "jobs_two_workers")
+        ),
+        "queue_wait_p50_ms",
+        "first_event_p99_ms",
+        "takeover_leases",
+        "cancel_p99_ms",
+    },
     "log": {"log_read", "log_read_p50_ms", "log_read_p99_ms"},
     "project": {"live", "live_reading", "live_writing", "lag_p99_ms"},
     "replay": {"rebuild", "rebuild_parallel", "rebuild_growth", "swap_wait_ms"},

@@ -19,7 +19,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="append, follow, log, memory, project, replay or steady.", show_default=False
+            help="append, follow, jobs, log, memory, project, replay or steady.", show_default=False
         ),
     ],
     events: Annotated[
@@ -47,6 +47,11 @@ def bench(
 
     follow (15,000 events, 1 min): how soon 2,000 followers have events that
     come at 500 a second, beside a limit of 50 ms; and their connections.
+
+    jobs (55,000 events, 2 min): whole jobs a second through one worker process
+    and through two, beside raw XADD of as many entries; and how long a job
+    waits for an idle worker, a follower for the first event, a cancel for its
+    end, and the jobs of a killed worker for another.
 
     log (100,000 events, 1 min): events a second that are read and decoded,
     beside raw XRANGE.
