@@ -7,9 +7,10 @@ import pytest
 from eventstore import CommandHandler, Hub
 from tests.e2b_server.fixture import e2b_server, e2b_session
 from tests.generator.builds import Builds
+from tests.generator.local.conftest import isolation_is_possible
 from tests.llm_server.fixture import llm_server, llm_session
 
-__all__ = ["e2b_server", "e2b_session", "llm_server", "llm_session"]
+__all__ = ["e2b_server", "e2b_session", "isolation_is_possible", "llm_server", "llm_session"]
 
 
 @pytest.fixture
