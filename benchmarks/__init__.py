@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from benchmarks.append import bench_append
+from benchmarks.chaos import bench_chaos
 from benchmarks.follow import bench_follow
 from benchmarks.jobs import bench_jobs
 from benchmarks.log import bench_log
@@ -32,4 +33,4 @@ BENCHMARKS: dict[str, Benchmark] = {
     "steady": bench_steady,
 }
 
-__all__ = ["BENCHMARKS", "Benchmark", "Row", "Say", "Target", "show_rows"]
+__all__ = ["BENCHMARKS", "Benchmark", "Row", "Say", "Target", "bench_chaos", "show_rows"]

@@ -19,7 +19,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="append, follow, jobs, log, memory, project, replay or steady.", show_default=False
+            help="append, chaos, follow, jobs, log, memory, project, replay or steady.",
+            show_default=False,
         ),
     ],
     events: Annotated[
@@ -28,6 +29,9 @@ def bench(
             min=300, help="Measure with so many events instead; rounds and time scale with them."
         ),
     ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, max=24 * 60, help="How long chaos goes on.")
+    ] = 1.0,
     redis_url: Annotated[
         str | None, typer.Option("--redis", help="Measure this empty Redis …")
     ] = None,
@@ -44,6 +48,10 @@ def bench(
     append (1,000,000 events, 4 min): events a second, sequential, concurrent,
     pipelined and batched, beside raw XADD; and while the log grows to that
     size, which takes 3 GB of disk and 1 GB of memory (3000000: three times).
+
+    chaos (--minutes 1): workers are killed and frozen, servers and sandboxes
+    killed, jobs cancelled, at random, while apps are built; then a table of
+    what was done and what was found. Exit code 1 when anything was wrong.
 
     follow (15,000 events, 1 min): how soon 2,000 followers have events that
     come at 500 a second, beside a limit of 50 ms; and their connections.
@@ -70,11 +78,16 @@ def bench(
     steady (1,000,000 events, 6 min): what Redis holds while so many events
     go through it and are archived, trimmed and expire.
     """
-    from benchmarks import BENCHMARKS, Target, show_rows
+    from benchmarks import BENCHMARKS, Target, bench_chaos, show_rows
 
     with friendly():
+        if name == "chaos":
+            with err.status("starting the servers", refresh_per_second=1) as status:
+                found = bench_chaos(status.update, minutes=minutes)
+            found.show(out)
+            raise typer.Exit(0 if found.is_clean else 1)
         if name not in BENCHMARKS:
-            raise ServiceError(f"no benchmark {name!r}; there is {', '.join(BENCHMARKS)}")
+            raise ServiceError(f"no benchmark {name!r}; there is chaos, {', '.join(BENCHMARKS)}")
         size = {} if events is None else {"events": events}
         with err.status("starting the servers", refresh_per_second=_REFRESHES_A_SECOND) as status:
             rows = BENCHMARKS[name](Target(redis_url, database_url), status.update, **size)
