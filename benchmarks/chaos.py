@@ -43,6 +43,7 @@ from schemas.events import JobReady, PhaseCompleted
 from service.commands.terminal import run
 from service.embedded import Servers, embedded_servers
 from service.errors import EmbeddedServerFailed
+from service.logging import configure_logging
 from service.migrating import upgrade
 from service.settings import ROOT, Settings
 from service.wiring import make_sandbox_runtime
@@ -86,11 +87,16 @@ class Found:
 
 
 def bench_chaos(say: Say = silent, *, minutes: float = 1.0) -> Found:
-    """Faults for so many minutes; what was found when the jobs had ended."""
+    """Faults for so many minutes; what was found when the jobs had ended.
+
+    It takes some three seconds to build an app in a sandbox, so that most faults meet one.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="headrace-chaos-") as folder,
+        (Path(folder) / "chaos.log").open("w") as log_file,
         Machines(Path(folder)) as machines,
     ):
+        configure_logging(log_file)
         return run(_chaos, machines, minutes * 60, say)
 
 
