@@ -14,11 +14,12 @@ from rich.text import Text
 
 from service.client import Client
 from service.commands.jobs import ask, follow_job
+from service.commands.previews import preview_words
 from service.commands.terminal import AsJson, Project, err, friendly, out, print_json
 from service.errors import ServiceError
 
 _PAGE = 200
-_PREVIEW_STYLE = {"running": "green", "paused": "yellow", "expired": "dim"}
+_PREVIEW_STYLE = {"running": "green", "waking": "cyan", "paused": "yellow", "expired": "dim"}
 _LINE_STYLES = (
     ("+++", "bold"),
     ("---", "bold"),
@@ -67,7 +68,7 @@ def show(number: Number, project: Project = "default", as_json: AsJson = False) 
         "Goal": build["goal"],
         "From": f"build {build['parent']}" if build["parent"] else "nothing",
         "Ready": _when(build["ready_at"]),
-        "Preview": f"{build['preview'] or 'none'} {build['preview_url'] or ''}".strip(),
+        "Preview": f"{_preview(build) or 'none'} {build['preview_url'] or ''}".strip(),
         "Files": f"{len(listed)}, {size_bytes:,} bytes" if listed else "none",
         "Job": build["job_id"],
         "Cost": f"${build['cost_usd']:.4f}",
@@ -190,7 +191,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
         table.add_column(title, no_wrap=True, justify="right" if title == "FROM" else "left")
     table.add_column("GOAL", overflow="fold")
     for build in found:
-        preview = build["preview_url"] or build["preview"] or ""
+        preview = f"{build['preview_url'] or ''} {_preview(build)}".strip()
         table.add_row(
             f"[bold]{build['version']}[/]",
             str(build["parent"] or ""),
@@ -199,6 +200,10 @@ def _table(found: list[dict[str, Any]]) -> Table:
             escape(" ".join(build["goal"].split())[:100]),
         )
     return table
+
+
+def _preview(build: dict[str, Any]) -> str:
+    return preview_words(build["preview"], build["expires_at"])
 
 
 def _when(time: str) -> str:
