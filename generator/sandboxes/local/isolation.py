@@ -4,6 +4,7 @@ Nothing of the host is writable inside, and of its files only /usr and Python's 
 seen. What the sandbox writes is kept in memory file systems with a limit.
 """
 
+import base64
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 from generator.errors import SandboxBusy, SandboxError, SandboxUnavailable
 from generator.sandbox import PROJECT_DIR
+from generator.sandboxes.local import seccomp
 
 AGENT_HOME = "/run/headrace"
 
@@ -75,6 +77,11 @@ def check_machine() -> None:
     version = re.match(r"(\d+)\.(\d+)", release)
     if version is None or tuple(map(int, version.groups())) < OLDEST_KERNEL:
         raise SandboxUnavailable(f"local sandboxes need Linux 5.14, this is {release}: {ELSEWHERE}")
+    if (machine := os.uname().machine) not in seccomp.MACHINES:
+        known = " or ".join(seccomp.MACHINES)
+        raise SandboxUnavailable(
+            f"local sandboxes need {known}, this is {machine}: use one of those, {ELSEWHERE}"
+        )
 
 
 def spec(
@@ -121,6 +128,7 @@ def spec(
         "mounts": mounts,
         "copies": copies,
         "arguments": _arguments(limits, prefix, prefix_source),
+        "seccomp": base64.b64encode(seccomp.program(os.uname().machine)).decode(),
         "files": _files(),
         "command": [python, "-E", "-s", "-S", "-B", "-m", "inside.agent"],
     }

@@ -10,6 +10,7 @@ What it imports of ours is named relatively, for it starts without the packages 
 `runtime.py`).
 """
 
+import binascii
 import json
 import os
 import select
@@ -50,12 +51,13 @@ class Box:
         self.channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.errors, errors = os.pipe()
         self._status, status = os.pipe()
-        files = {path: _in_memory(text) for path, text in spec["files"].items()}
-        arguments = [*spec["arguments"], "--json-status-fd", str(status)]
+        files = {path: _in_memory(text.encode()) for path, text in spec["files"].items()}
+        calls = _in_memory(binascii.a2b_base64(spec["seccomp"]))
+        arguments = [*spec["arguments"], "--json-status-fd", str(status), "--seccomp", str(calls)]
         for path, fd in files.items():
             arguments += ["--perms", "0444", "--file", str(fd), path]
         command = [*spec["command"], str(inner.fileno()), json.dumps(limits)]
-        theirs = [inner.fileno(), status, *files.values()]
+        theirs = [inner.fileno(), status, calls, *files.values()]
         try:
             self._process = subprocess.Popen(
                 # What can be read of it inside, through /proc: no variables and a bare name.
@@ -142,9 +144,9 @@ def _listen(path: str) -> tuple[socket.socket, socket.socket]:
     return control, preview
 
 
-def _in_memory(text: str) -> int:
+def _in_memory(content: bytes) -> int:
     fd = os.memfd_create("file")
-    os.write(fd, text.encode())
+    os.write(fd, content)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
