@@ -34,7 +34,7 @@ ELSEWHERE = "or run sandboxes in E2B: set E2B_API_KEY"
 class Limits:
     """What one sandbox may use. `disk_bytes` is its home, `scratch_bytes` each of /tmp, /dev/shm.
 
-    Files are held in memory, so memory bounds them too. The kernel counts memory and processes of
+    `files` is the number of files and folders in each of these three. Files are held in memory, so memory bounds them too. The kernel counts memory and processes of
     the sandbox as a whole where cgroups can be made, otherwise memory of each process alone.
     """
 
@@ -42,6 +42,7 @@ class Limits:
     processes: int = 128
     disk_bytes: int = 256 * 1024 * 1024
     scratch_bytes: int = 64 * 1024 * 1024
+    files: int = 100_000
     open_files: int = 2048
 
 
@@ -113,6 +114,7 @@ def spec(
         "timeout_s": timeout_s,
         "memory_bytes": limits.memory_bytes,
         "processes": limits.processes,
+        "files_each": limits.files,
         # Reservations are no use of memory; only where nothing counts that use they are bounded.
         "address_space_bytes": 4 * limits.memory_bytes,
         "rlimits": {

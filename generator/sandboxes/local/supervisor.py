@@ -40,6 +40,7 @@ class Box:
 
     def __init__(self, spec: Spec, info: registry.Info) -> None:
         self._folder = spec["folder"]
+        self._files = spec["files_each"]
         self._info = info
         groups = dict(info["cgroups"])
         limits = dict(spec["rlimits"])
@@ -80,8 +81,14 @@ class Box:
 
     def watch(self) -> None:
         """Remember process 1 of the sandbox, whose end is the end of all processes in it."""
-        status = json.loads(os.read(self._status, 4096).splitlines()[0])
-        self._first = os.pidfd_open(status["child-pid"])
+        pid = json.loads(os.read(self._status, 4096).splitlines()[0])["child-pid"]
+        self._first = os.pidfd_open(pid)
+        from . import inodes
+
+        try:
+            inodes.limit(pid, self._files)
+        except OSError as error:
+            raise StartFailed(f"the number of files cannot be limited: {error}") from error
 
     def end(self) -> None:
         """Returns when nothing of the sandbox is left, no process and no file."""

@@ -18,6 +18,7 @@ SMALL = Limits(
     processes=40,
     disk_bytes=8 * 1024 * 1024,
     scratch_bytes=1024 * 1024,
+    files=2000,
 )
 # Without what the package's root imports beside, which takes seconds.
 IMPORTS = f"""
