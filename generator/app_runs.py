@@ -11,7 +11,13 @@ SERVER_LOG = ".headrace/server.log"
 
 
 async def run_command(
-    build: Build, sandbox: Sandbox, command: str, timeout_s: float, failure: str
+    build: Build,
+    sandbox: Sandbox,
+    command: str,
+    timeout_s: float,
+    failure: str,
+    *,
+    installs: bool = False,
 ) -> CommandResult:
     """The result of a command that succeeds. Raises `CheckFailed`, beginning with `failure`."""
     await build.transcript.say("command", command)
@@ -21,6 +27,7 @@ async def run_command(
             timeout_s=timeout_s,
             env=build.app_environment,
             on_output=build.transcript.take,
+            installs=installs,
         )
         await build.transcript.flush()
     except CommandTimeout as error:

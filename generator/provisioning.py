@@ -86,6 +86,7 @@ async def provide(build: Build) -> dict[str, Fact]:
             install,
             build.deadlines.install_s,
             "the app cannot be installed",
+            installs=True,
         )
         await retrying(build, "install", command, again=_may_be_the_network, tries=INSTALL_TRIES)
     if written or deleted:

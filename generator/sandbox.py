@@ -66,6 +66,7 @@ class Sandbox(Protocol):
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         on_output: OnOutput | None = None,
+        installs: bool = False,
     ) -> CommandResult:
         """Run `command` with `/bin/sh -c` in `PROJECT_DIR` until it ends.
 
@@ -73,7 +74,8 @@ class Sandbox(Protocol):
         in order per stream; what it raises reaches the caller. A child that outlives its command
         is ended, not waited for. Raises `CommandTimeout` after `timeout_s`; the command's whole
         process group has ended then, as it has when the caller is cancelled. A sandbox that ends
-        under its command raises `SandboxGone`.
+        under its command raises `SandboxGone`. One that `installs` may use such network as its
+        provider has for that.
         """
         ...
 

@@ -1,11 +1,13 @@
 """All settings, read once from the environment. Nothing below `service` looks at it."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -20,6 +22,8 @@ from service.errors import SettingsInvalid
 from service.tiers import Tiers
 
 ROOT = Path(__file__).parent.parent
+
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class RunnerKind(StrEnum):
@@ -65,6 +69,13 @@ def _listed(value: object) -> object:
 def _plain(name: str) -> AliasChoices:
     """A variable known by its usual name, without our prefix."""
     return AliasChoices(name)
+
+
+def _named_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for host in hosts:
+        if not _HOST.fullmatch(host.lower()) or host.replace(".", "").isdigit():
+            raise ValueError(f"{host!r} is no host name; write names with commas between")
+    return tuple(host.lower() for host in hosts)
 
 
 class Settings(BaseSettings):
@@ -125,6 +136,12 @@ class Settings(BaseSettings):
     e2b_template: str = "base"
     e2b_preview_url: str = "https://{host}"
     """`{host}` is what E2B's `get_host(8080)` says."""
+
+    install_hosts: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_named_hosts)
+    ] = ()
+    """Hosts, with commas between, that install commands in local sandboxes may reach. Nothing else
+    in a local sandbox ever reaches any."""
 
     artifacts: str | None = None
     """URL of an object store (`s3://…`); a folder below the home by default."""

@@ -263,6 +263,7 @@ def make_sandbox_runtime(settings: Settings) -> SandboxRuntime:
         return LocalRuntime(
             state_dir=settings.home / "sandboxes",
             run_dir=socket_folder(settings.home) / "sandboxes",
+            install_hosts=settings.install_hosts,
         )
     from generator.sandboxes.e2b import E2BRuntime
 

@@ -191,6 +191,8 @@ class ScriptedSandbox:
     files: dict[str, bytes] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     """The commands of the app."""
+    installed: list[str] = field(default_factory=list)
+    """Those of them that might use a network."""
     emptied: int = 0
     """How often its processes were ended."""
 
@@ -216,6 +218,7 @@ class ScriptedSandbox:
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         on_output: OnOutput | None = None,
+        installs: bool = False,
     ) -> CommandResult:
         self._check_living()
         if command.startswith("rm -f -- "):
@@ -224,6 +227,8 @@ class ScriptedSandbox:
             return CommandResult(0, "")
         if command.startswith("tail "):
             return CommandResult(0, b64encode(self.runtime.server_says.encode()).decode())
+        if installs:
+            self.installed.append(command)
         self.commands.append(command)
         if command in self.runtime.dies_on:
             self.runtime.dies_on.remove(command)

@@ -78,6 +78,7 @@ async def test_the_sandbox_is_made_in_deps_with_an_hour_to_live_and_holds_what_w
     assert sandbox.metadata == {"tenant": TENANT, "job": claim.ref.job, "attempt": "1"}
     assert sandbox.files["app.py"] == b"# a list\n"
     assert sandbox.commands == ["install", "test", "start"]
+    assert sandbox.installed == ["install"]
     events = await builds.events(claim)
     created = next(e for e in events if isinstance(e.payload, SandboxCreated))
     deps_started = events[created.version - 2].payload

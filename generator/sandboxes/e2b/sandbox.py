@@ -82,6 +82,7 @@ class E2BSandbox:
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         on_output: OnOutput | None = None,
+        installs: bool = False,
     ) -> CommandResult:
         token = uuid4().hex
         output = CommandOutput(on_output)

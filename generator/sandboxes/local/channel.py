@@ -32,9 +32,9 @@ class Channel:
         self._stream = stream
         self._received = BufferedByteReceiveStream(stream)
 
-    async def begin(self) -> None:
-        """Tell the supervisor that the agent is wanted."""
-        await self._send(CONTROL)
+    async def begin(self, kind: bytes) -> None:
+        """Tell the supervisor that the agent is wanted, and whether to install."""
+        await self._send(kind)
 
     async def send(self, kind: bytes, payload: bytes = b"") -> None:
         """Send one frame."""
@@ -73,7 +73,7 @@ class Channel:
 
 
 @asynccontextmanager
-async def open_channel(socket_path: str) -> AsyncIterator[Channel]:
+async def open_channel(socket_path: str, kind: bytes = CONTROL) -> AsyncIterator[Channel]:
     """A channel to the agent behind a control socket; leaving it ends the operation inside.
 
     Raises `ChannelLost` when nobody listens.
@@ -84,7 +84,7 @@ async def open_channel(socket_path: str) -> AsyncIterator[Channel]:
         raise ChannelLost from None
     channel = Channel(stream)
     try:
-        await channel.begin()
+        await channel.begin(kind)
         yield channel
     finally:
         await channel.hang_up()

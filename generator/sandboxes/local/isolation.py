@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ ELSEWHERE = "or run sandboxes in E2B: set E2B_API_KEY"
 class Limits:
     """What one sandbox may use. `disk_bytes` is its home, `scratch_bytes` each of /tmp, /dev/shm.
 
-    `files` is the number of files and folders in each of these three. Files are held in memory, so memory bounds them too. The kernel counts memory and processes of
-    the sandbox as a whole where cgroups can be made, otherwise memory of each process alone.
+    `files` is the number of files and folders in each of these three. They are in memory, so memory
+    bounds them too. The kernel counts memory and processes of the sandbox as a whole where cgroups
+    can be made, otherwise memory of each process alone.
     """
 
     memory_bytes: int = 1024 * 1024 * 1024
@@ -90,6 +91,7 @@ def spec(
     *,
     bwrap: Path,
     limits: Limits,
+    install_hosts: Sequence[str] = (),
     folder: Path,
     socket: Path,
     metadata: Mapping[str, str],
@@ -112,6 +114,7 @@ def spec(
         "socket": str(socket),
         "metadata": dict(metadata),
         "timeout_s": timeout_s,
+        "install_hosts": list(install_hosts),
         "memory_bytes": limits.memory_bytes,
         "processes": limits.processes,
         "files_each": limits.files,
@@ -129,7 +132,7 @@ def spec(
         "uid": uid,
         "mounts": mounts,
         "copies": copies,
-        "arguments": _arguments(limits, prefix, prefix_source),
+        "arguments": _arguments(limits, prefix, prefix_source, certificates=bool(install_hosts)),
         "seccomp": base64.b64encode(seccomp.program(os.uname().machine)).decode(),
         "files": _files(),
         "command": [python, "-E", "-s", "-S", "-B", "-m", "inside.agent"],
@@ -169,7 +172,7 @@ def _forbidden(sysctls: Path) -> str | None:
     return None
 
 
-def _arguments(limits: Limits, prefix: str, prefix_source: str) -> list[str]:
+def _arguments(limits: Limits, prefix: str, prefix_source: str, *, certificates: bool) -> list[str]:
     scratch = str(limits.scratch_bytes)
     arguments = [
         *("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent"),
@@ -184,7 +187,10 @@ def _arguments(limits: Limits, prefix: str, prefix_source: str) -> list[str]:
         elif root.is_dir():  # a distribution from before /usr was merged
             arguments += ["--ro-bind", str(root), str(root)]
     # Links and a table of libraries: without them some of /usr's programs and Pythons do not start.
-    for path in ("/etc/alternatives", "/etc/ld.so.cache"):
+    shown = ["/etc/alternatives", "/etc/ld.so.cache"]
+    if certificates:
+        shown += ["/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted"]
+    for path in shown:
         arguments += ["--ro-bind-try", path, path]
     arguments += [
         *("--proc", "/proc", "--dev", "/dev"),

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -51,7 +51,8 @@ class LocalRuntime:
     """Makes, finds and ends the sandboxes kept in `state_dir`, from any number of processes.
 
     `run_dir` holds the control sockets and needs a short path. Both are made on first use, for
-    this user alone. `bwrap` replaces the bubblewrap that would be found.
+    this user alone. `install_hosts` can be reached by commands that install; nothing else can be
+    reached by anything. `bwrap` replaces the bubblewrap that would be found.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class LocalRuntime:
         run_dir: Path,
         limits: Limits = DEFAULT_LIMITS,
         *,
+        install_hosts: Collection[str] = (),
         bwrap: Path | None = None,
     ) -> None:
         self._state_dir = state_dir.absolute()
         self._run_dir = run_dir.absolute()
         self._limits = limits
+        self._install_hosts = sorted(install_hosts)
         self._bwrap = bwrap
         longest = len(os.fsencode(self._socket_path(_new_id())))
         if longest > MAX_SOCKET_PATH_BYTES:
@@ -166,6 +169,7 @@ class LocalRuntime:
             sandbox_id,
             bwrap=bwrap,
             limits=self._limits,
+            install_hosts=self._install_hosts,
             folder=folder,
             socket=Path(self._socket_path(sandbox_id)),
             metadata=metadata,
@@ -211,7 +215,10 @@ async def _end_by_force(sandbox_id: str, folder: str) -> None:
 
 def _sandbox(info: registry.Info) -> LocalSandbox:
     return LocalSandbox(
-        info["sandbox_id"], socket_path=info["socket"], preview_port=info["preview_port"]
+        info["sandbox_id"],
+        socket_path=info["socket"],
+        preview_port=info["preview_port"],
+        may_install=info["may_install"],
     )
 
 

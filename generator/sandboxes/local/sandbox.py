@@ -16,9 +16,12 @@ from generator.sandbox import OUTPUT_TAIL_BYTES, PREVIEW_PORT, CommandResult, On
 from generator.sandboxes.local.channel import Channel, ChannelLost, open_channel, parsed_result
 from generator.sandboxes.local.inside.frames import (
     CHUNK_BYTES,
+    CONTROL,
     DATA,
     END,
     FILE,
+    INSTALL,
+    NOTE,
     REQUEST,
     STDERR,
     STDOUT,
@@ -31,14 +34,17 @@ COMMAND_GRACE_S = 5.0
 PING_S = 5.0
 MAX_READ_BYTES = 64 * 1024 * 1024
 
-_STREAMS: dict[bytes, Stream] = {STDOUT: "stdout", STDERR: "stderr"}
+_STREAMS: dict[bytes, Stream] = {STDOUT: "stdout", STDERR: "stderr", NOTE: "stderr"}
 
 
 class LocalSandbox:
     """One living sandbox of this machine."""
 
-    def __init__(self, sandbox_id: str, *, socket_path: str, preview_port: int) -> None:
+    def __init__(
+        self, sandbox_id: str, *, socket_path: str, preview_port: int, may_install: bool = False
+    ) -> None:
         self._sandbox_id = sandbox_id
+        self._may_install = may_install
         self._socket_path = socket_path
         self._preview_port = preview_port
 
@@ -75,11 +81,13 @@ class LocalSandbox:
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         on_output: OnOutput | None = None,
+        installs: bool = False,
     ) -> CommandResult:
         output = _Output(on_output)
-        request = _json(op="run", command=command, env=dict(env or {}), timeout_s=timeout_s)
+        kind, op = (INSTALL, "install") if installs and self._may_install else (CONTROL, "run")
+        request = _json(op=op, command=command, env=dict(env or {}), timeout_s=timeout_s)
         with anyio.move_on_after(timeout_s + COMMAND_GRACE_S):
-            async with self._channel() as channel:
+            async with self._channel(kind) as channel:
                 await channel.send(REQUEST, request)
                 while (received := await channel.receive())[0] in _STREAMS:
                     await output.take(_STREAMS[received[0]], received[1])
@@ -124,9 +132,9 @@ class LocalSandbox:
             )
 
     @asynccontextmanager
-    async def _channel(self) -> AsyncIterator[Channel]:
+    async def _channel(self, kind: bytes = CONTROL) -> AsyncIterator[Channel]:
         try:
-            async with open_channel(self._socket_path) as channel:
+            async with open_channel(self._socket_path, kind) as channel:
                 yield channel
         except MalformedFrame as error:
             raise SandboxError(f"sandbox {self._sandbox_id} sent nonsense: {error}") from error
@@ -168,7 +176,7 @@ class _Output:
         self._on_output = on_output
         self._tail = bytearray()
         decoder = codecs.getincrementaldecoder("utf-8")
-        self._decoders = {stream: decoder("replace") for stream in _STREAMS.values()}
+        self._decoders = {stream: decoder("replace") for stream in set(_STREAMS.values())}
 
     @property
     def tail(self) -> str:

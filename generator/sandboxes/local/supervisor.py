@@ -41,6 +41,7 @@ class Box:
     def __init__(self, spec: Spec, info: registry.Info) -> None:
         self._folder = spec["folder"]
         self._files = spec["files_each"]
+        self.install_hosts = spec["install_hosts"]
         self._info = info
         groups = dict(info["cgroups"])
         limits = dict(spec["rlimits"])
@@ -125,6 +126,7 @@ def _hold(spec: Spec) -> None:
         "ends_at": time.time() + spec["timeout_s"],
         "preview_port": preview.getsockname()[1],
         "socket": spec["socket"],
+        "may_install": bool(spec["install_hosts"]),
         "cgroups": cgroups.plan_here(f"headrace-{spec['sandbox_id']}"),
     }
     # Published before there is anything to leave behind, so that a crash leaves it findable.

@@ -9,18 +9,41 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from .inside.frames import CHUNK_BYTES, CONTROL, KILL, PREVIEW, READY
-from .inside.relay import Peer, bounded, peer, relay
+from .inside.frames import (
+    CHUNK_BYTES,
+    CONTROL,
+    HEADER,
+    INSTALL,
+    KILL,
+    NOTE,
+    PREVIEW,
+    READY,
+    RESULT,
+    WAY_OUT,
+    MalformedFrame,
+    frame,
+    payload_size,
+)
+from .inside.relay import Peer, bounded, peer, pour, relay
 from .supervisor import Box, StartFailed
+
+if TYPE_CHECKING:
+    from .egress import Egress
 
 READY_WITHIN_S = 10.0
 MAX_CONNECTIONS = {CONTROL: 64, PREVIEW: 512}
 """At once; counted apart, so that browsers cannot shut out the worker."""
 
 MAX_LOG_BYTES = 16 * 1024
+MAX_NOTES = 500
+MAX_NOTE_BYTES = 500
+
+
+Carry = Callable[[Peer, Peer], Awaitable[None]]
 
 
 class Switchboard:
@@ -29,15 +52,18 @@ class Switchboard:
     def __init__(self, box: Box) -> None:
         self._box = box
         self._open = {CONTROL: 0, PREVIEW: 0}
+        self._egress: Egress | None = None
         self.stop = asyncio.Event()
 
     async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection to the control socket; its first byte says what is wanted."""
         with suppress(OSError):
-            if await reader.read(1) == KILL:
+            wanted = await reader.read(1)
+            if wanted == KILL:
                 self.stop.set()
                 await asyncio.Event().wait()  # closed by the end of this process: all is gone then
-            await self._connect(CONTROL, bounded(reader, writer))
+            carry = self._install if wanted == INSTALL else relay
+            await self._connect(CONTROL, bounded(reader, writer), carry)
         writer.close()
 
     async def browser(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,7 +72,7 @@ class Switchboard:
             await self._connect(PREVIEW, bounded(reader, writer))
         writer.close()
 
-    async def _connect(self, kind: bytes, outside: Peer) -> None:
+    async def _connect(self, kind: bytes, outside: Peer, carry: Carry = relay) -> None:
         if self._open[kind] >= MAX_CONNECTIONS[kind]:
             return
         self._open[kind] += 1
@@ -55,9 +81,55 @@ class Switchboard:
             with theirs:
                 # Full, if the agent is stuck: an error, which closes this connection.
                 socket.send_fds(self._box.channel, [kind], [theirs.fileno()])
-            await relay(outside, await peer(ours))
+            await carry(outside, await peer(ours))
         finally:
             self._open[kind] -= 1
+
+    async def _install(self, client: Peer, agent: Peer) -> None:
+        """Let the sandbox out, to the hosts that were named, until this operation has ended."""
+        from .egress import Egress
+
+        notes = MAX_NOTES
+
+        def tell(line: str) -> None:
+            nonlocal notes
+            notes -= 1
+            if notes >= 0 and not client[1].is_closing():
+                text = f"network: {line}"[:MAX_NOTE_BYTES] if notes else "network: …"
+                client[1].write(frame(NOTE, f"{text}\n".encode()))
+
+        egress = Egress(self._box.install_hosts, tell)
+        loop, channel = asyncio.get_running_loop(), self._box.channel
+        # The newest counts: the one before belongs to a worker that was superseded.
+        loop.add_reader(channel, self._let_out, egress)
+        self._egress = egress
+        try:
+            await asyncio.gather(
+                pour(client[0], agent[1]), _pour_frames(agent[0], client[1], egress.close)
+            )
+        finally:
+            if self._egress is egress:
+                loop.remove_reader(channel)
+            egress.close()
+            agent[1].close()
+            client[1].close()
+
+    def _let_out(self, egress: "Egress") -> None:
+        """The agent asks for a way out. Nothing else is understood, and no descriptor taken."""
+        loop, channel = asyncio.get_running_loop(), self._box.channel
+        try:
+            asked = channel.recv(64) == WAY_OUT
+        except BlockingIOError:
+            return
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(channel, [WAY_OUT], [theirs.fileno()])
+            except OSError:
+                asked = False
+        if not asked or not egress.serve(ours):
+            ours.close()
+            loop.remove_reader(channel)  # no more of it, for this install
 
 
 def run(
@@ -102,6 +174,23 @@ async def _run(
     finally:
         # While the clients who asked for the end are still connected: they wait for ours.
         box.end()
+
+
+async def _pour_frames(
+    agent: asyncio.StreamReader, client: asyncio.StreamWriter, before_result: Callable[[], None]
+) -> None:
+    """Carry whole frames, so that notes fit between them; none of the agent's passes for a note."""
+    with suppress(OSError, asyncio.IncompleteReadError, MalformedFrame):
+        while True:
+            kind, size = payload_size(await agent.readexactly(HEADER.size))
+            payload = await agent.readexactly(size)
+            if kind == RESULT:
+                before_result()
+            if kind != NOTE:
+                client.write(frame(kind, payload))
+                await client.drain()
+    with suppress(OSError):
+        client.write_eof()
 
 
 async def _until_ready(box: Box) -> None:

@@ -44,9 +44,7 @@ DENIED = (
     Denied("process_madvise", 440, 440, EPERM, _OTHERS),
     Denied("bpf", 321, 280, EPERM, _KERNEL),
     Denied("perf_event_open", 298, 241, EPERM, _KERNEL),
-    Denied(
-        "userfaultfd", 323, 282, EPERM, "halts the kernel in the middle of a copy"
-    ),
+    Denied("userfaultfd", 323, 282, EPERM, "halts the kernel in the middle of a copy"),
     Denied("fanotify_init", 300, 262, EPERM, _KERNEL),
     Denied("fanotify_mark", 301, 263, EPERM, _KERNEL),
     Denied("lookup_dcookie", 212, 18, EPERM, _KERNEL),

@@ -18,7 +18,8 @@ from contextlib import suppress
 from . import files
 from .client import Client, Refused, Result
 from .commands import Commands
-from .frames import CHUNK_BYTES, PREVIEW, READY, RESULT, MalformedFrame
+from .frames import CHUNK_BYTES, PREVIEW, READY, RESULT, WAY_OUT, MalformedFrame
+from .outlet import Outlet
 from .relay import bounded, peer, relay
 
 APP_HOSTS = ("127.0.0.1", "::1")
@@ -30,7 +31,7 @@ async def serve(channel: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     supervisor_gone = asyncio.Event()
     connections: set[asyncio.Task[None]] = set()
-    commands = Commands()
+    commands, outlet = Commands(), Outlet(channel)
 
     def accept() -> None:
         kind, fds, _, _ = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)
@@ -38,7 +39,10 @@ async def serve(channel: socket.socket) -> None:
             supervisor_gone.set()
         for fd in fds:
             sock = socket.socket(fileno=fd)
-            connection = show_app(sock) if kind == PREVIEW else answer(sock, commands)
+            if kind == WAY_OUT:
+                outlet.given(sock)
+                continue
+            connection = show_app(sock) if kind == PREVIEW else answer(sock, commands, outlet)
             task = loop.create_task(connection)
             connections.add(task)  # the loop keeps weak references only
             task.add_done_callback(connections.discard)
@@ -60,13 +64,13 @@ async def show_app(sock: socket.socket) -> None:
     browser[1].close()
 
 
-async def answer(sock: socket.socket, commands: Commands) -> None:
+async def answer(sock: socket.socket, commands: Commands, outlet: Outlet) -> None:
     """Do the one operation that a client asks for."""
     reader, writer = await peer(sock)
     client = Client(reader, writer)
     with suppress(OSError, asyncio.IncompleteReadError):
         try:
-            result = await perform(client, commands)
+            result = await perform(client, commands, outlet)
         except Refused as refusal:
             result = {"error": refusal.kind, "message": str(refusal)}
         except (ValueError, KeyError, TypeError, MalformedFrame) as error:
@@ -75,11 +79,14 @@ async def answer(sock: socket.socket, commands: Commands) -> None:
     writer.close()
 
 
-async def perform(client: Client, commands: Commands) -> Result:
+async def perform(client: Client, commands: Commands, outlet: Outlet) -> Result:
     _, payload = await client.receive()
     match json.loads(payload):
         case {"op": "run", "command": command, "env": env, "timeout_s": timeout_s}:
             return await commands.run(client, command, env, timeout_s)
+        case {"op": "install", "command": command, "env": env, "timeout_s": timeout_s}:
+            async with outlet.open() as proxy:
+                return await commands.run(client, command, env | proxy, timeout_s)
         case {"op": "start", "command": command, "env": env, "log_path": log_path}:
             return commands.start(command, env, log_path)
         case {"op": "write"}:

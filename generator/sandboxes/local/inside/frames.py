@@ -4,7 +4,8 @@ A frame is a kind (1 byte), a length (4 bytes, big-endian) and the payload. A cl
 connection per operation and sends a `REQUEST` (a JSON object with `op`); for `write` it goes on
 with a `FILE` (JSON: path, executable) and its `DATA` per file, then `END`. It closes its sending
 half when it wants no more. The agent answers with `STDOUT`, `STDERR` or `DATA` frames and one
-`RESULT` (a JSON object), then closes.
+`RESULT` (a JSON object), then closes. Between the frames of an `INSTALL` the supervisor says with a
+`NOTE` (text) what was reached.
 """
 
 import struct
@@ -14,10 +15,11 @@ MAX_FRAME_BYTES = 256 * 1024
 CHUNK_BYTES = 32 * 1024
 
 REQUEST, FILE, DATA, END = b"q", b"f", b"d", b"z"
-STDOUT, STDERR, RESULT = b"o", b"e", b"r"
+STDOUT, STDERR, RESULT, NOTE = b"o", b"e", b"r", b"n"
 
 # The first byte of a connection to the supervisor, and what accompanies a socket to the agent.
-CONTROL, PREVIEW, KILL = b"c", b"p", b"k"
+# `INSTALL` is a `CONTROL` during which the agent may ask, by that byte, for a `WAY_OUT`.
+CONTROL, PREVIEW, KILL, INSTALL, WAY_OUT = b"c", b"p", b"k", b"i", b"w"
 
 READY = b"ready"
 """What the agent tells its supervisor once it serves."""

@@ -25,13 +25,14 @@ def bounded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Peer:
 async def relay(left: Peer, right: Peer) -> None:
     """Carry bytes both ways until both sides have ended; each may end its half alone."""
     try:
-        await asyncio.gather(_pour(left[0], right[1]), _pour(right[0], left[1]))
+        await asyncio.gather(pour(left[0], right[1]), pour(right[0], left[1]))
     finally:
         left[1].close()
         right[1].close()
 
 
-async def _pour(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+async def pour(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    """Carry bytes one way until either end has gone."""
     with suppress(OSError):
         while data := await _next(source):
             sink.write(data)
