@@ -31,37 +31,52 @@ class Probed:
     failure: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one try saw."""
+
+    status: int | None
+    marker: str | None
+    failure: str | None
+
+
 async def probe(preview_url: str, marker: str, *, timeout_s: float) -> Probed:
     """Ask `/healthz` until it answers with `marker`, then `/` for a page, within `timeout_s`.
 
     Redirects are not followed: the app must answer itself, and must not send the probe elsewhere.
     """
     url, started, tries = f"{preview_url}/healthz", time.monotonic(), 0
-    status: int | None = None
-    found: str | None = None
-    failure: str | None = "no answer came"
+    seen = Seen(None, None, "no answer came")
     pause_s = _FIRST_PAUSE_S
     # trust_env: a proxy of this machine's environment is no visitor's path.
     async with httpx.AsyncHTTPTransport(trust_env=False) as transport:
         with anyio.move_on_after(timeout_s):
-            while failure is not None:
+            while seen.failure is not None:
                 tries += 1
-                try:
-                    status, body = await _get(transport, url)
-                    found = _marker(body)
-                    failure = _judge(status, found, marker)
-                    if failure is None:
-                        status, page = await _get(transport, f"{preview_url}/")
-                        failure = None if status == 200 and page else f"/ answered {status}"
-                except TimeoutError:
-                    failure = f"{url} does not answer within {_TRY_S:g} s"
-                except httpx.HTTPError as error:
-                    failure = f"{url} does not answer ({type(error).__name__})"
-                if failure is not None:
+                seen = await ask(transport, preview_url, marker)
+                if seen.failure is not None:
                     await anyio.sleep(pause_s)
                     pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
     duration_ms = round((time.monotonic() - started) * 1000)
-    return Probed(url, status, found, tries, duration_ms, failure)
+    return Probed(url, seen.status, seen.marker, tries, duration_ms, seen.failure)
+
+
+async def ask(transport: httpx.AsyncHTTPTransport, preview_url: str, marker: str) -> Seen:
+    """One try. Takes bounded time and memory, whatever is answered."""
+    status: int | None = None
+    found: str | None = None
+    try:
+        status, body = await _get(transport, f"{preview_url}/healthz")
+        found = _marker(body)
+        failure = _judge(status, found, marker)
+        if failure is None:
+            status, page = await _get(transport, f"{preview_url}/")
+            failure = None if status == 200 and page else f"/ answered {status}"
+    except TimeoutError:
+        failure = f"{preview_url}/healthz does not answer within {_TRY_S:g} s"
+    except httpx.HTTPError as error:
+        failure = f"{preview_url}/healthz does not answer ({type(error).__name__})"
+    return Seen(status, found, failure)
 
 
 async def _get(transport: httpx.AsyncHTTPTransport, url: str) -> tuple[int, bytes]:

@@ -1,6 +1,7 @@
 """What is not a server: the settings, the instance that runs, the runner, the sandboxes."""
 
 import time
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -11,6 +12,9 @@ from service.errors import SettingsInvalid
 from service.instance import Instance
 from service.settings import RunnerKind, SandboxKind, Settings
 from service.wiring import make_llm_runner, make_sandbox_runtime
+
+if TYPE_CHECKING:
+    from generator.sandboxes.local import Holding
 
 RUNNER_S = 30.0
 SANDBOX_S = 20.0
@@ -81,7 +85,39 @@ async def _try_sandbox(runtime: SandboxRuntime, kind: SandboxKind) -> Finding:
     if kind is SandboxKind.E2B:
         return ok("sandbox", f"E2B answers; it has {count(len(await runtime.list({})), 'sandbox')}")
     began = time.monotonic()
+    from generator.sandboxes.local import LocalRuntime
+
+    assert isinstance(runtime, LocalRuntime)  # noqa: S101 - so it is for this kind
     sandbox = await runtime.create(metadata={"purpose": "doctor"}, timeout_s=SANDBOX_LIFE_S)
-    with anyio.CancelScope(shield=True):
-        await runtime.kill(sandbox.sandbox_id)
-    return ok("sandbox", f"one was made here and ended, in {duration(time.monotonic() - began)}")
+    try:
+        holding = await runtime.holding(sandbox)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await runtime.kill(sandbox.sandbox_id)
+    return judge_sandbox(holding, time.monotonic() - began)
+
+
+def judge_sandbox(holding: "Holding", took_s: float) -> Finding:
+    """What contained the sandbox that was made and ended."""
+    hosts = ", ".join(holding.install_hosts)
+    parts = (
+        f"system calls {'filtered' if holding.filtered else 'not filtered'}",
+        f"{' and '.join(holding.counted) or 'nothing'} counted by cgroups",
+        f"network for installs from {hosts}" if hosts else "no network",
+    )
+    says = f"one was made here and ended, in {duration(took_s)}: {'; '.join(parts)}"
+    if not holding.filtered:
+        return problem(
+            "sandbox",
+            says,
+            "The kernel is open to whatever an app tries with it.",
+            "use a kernel with CONFIG_SECCOMP_FILTER, or run sandboxes in E2B: set E2B_API_KEY",
+        )
+    if "memory" not in holding.counted:
+        return warning(
+            "sandbox",
+            says,
+            "Memory is limited for each process of an app, not for all of them together.",
+            "let Headrace make memory cgroups (systemd: Delegate=yes in its unit)",
+        )
+    return ok("sandbox", says)

@@ -4,6 +4,7 @@ import io
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore, connect_postgres
 from eventstore.keys import GROUP, Keys
+from generator.sandboxes.local import Holding
 from projector import Projector
 from service.commands.doctor import show
 from service.doctor import Finding, Level, examination, examine
@@ -23,7 +25,7 @@ from service.doctor.finding import problem
 from service.doctor.postgres_server import PostgresServer, examine_postgres
 from service.doctor.read_model import Backlog, judge_backlogs
 from service.doctor.redis_server import RedisServer, examine_redis, judge_disk
-from service.doctor.surroundings import check_sandbox, check_settings
+from service.doctor.surroundings import check_sandbox, check_settings, judge_sandbox
 from service.doctor.timing import judge_clocks, judge_latency
 from service.doctor.work import Workload, judge_workload, read_workload
 from service.embedded import DATABASE, Servers, exclusive
@@ -587,8 +589,22 @@ async def test_a_log_cut_before_it_was_folded_is_a_problem_even_at_rest(
 async def test_a_machine_that_can_isolate_is_told_by_a_sandbox_that_leaves_nothing(
     settings: Settings, tmp_path: Path
 ) -> None:
-    assert (await check_sandbox(settings)).level is OK
+    found = await check_sandbox(settings)
+    assert found.level in (OK, WARNING)  # as an ordinary user without cgroups
+    assert "system calls filtered" in found.says
+    assert "no network" in found.says
     assert list((tmp_path / "sandboxes").iterdir()) == []
+
+
+def test_a_sandbox_that_less_contains_says_what() -> None:
+    whole = Holding(filtered=True, counted=("memory", "pids"), install_hosts=())
+    assert judge_sandbox(whole, 0.1).level is OK
+    open_hosts = judge_sandbox(replace(whole, install_hosts=("files.test",)), 0.1)
+    assert (open_hosts.level, "installs from files.test" in open_hosts.says) == (OK, True)
+    uncounted = judge_sandbox(replace(whole, counted=()), 0.1)
+    assert (uncounted.level, "nothing counted" in uncounted.says) == (WARNING, True)
+    unfiltered = judge_sandbox(replace(whole, filtered=False), 0.1)
+    assert (unfiltered.level, "not filtered" in unfiltered.says) == (PROBLEM, True)
 
 
 async def test_a_machine_that_makes_no_sandbox_says_why(settings: Settings, tmp_path: Path) -> None:

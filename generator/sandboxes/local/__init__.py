@@ -1,6 +1,6 @@
 """Sandboxes on this machine."""
 
 from generator.sandboxes.local.isolation import Limits
-from generator.sandboxes.local.runtime import LocalRuntime
+from generator.sandboxes.local.runtime import Holding, LocalRuntime
 
-__all__ = ["Limits", "LocalRuntime"]
+__all__ = ["Holding", "Limits", "LocalRuntime"]

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -45,6 +46,18 @@ main()
 """
 _PYTHON = os.path.realpath(sys.executable)
 _SUPERVISOR = (_PYTHON, "-P", "-E", "-s", "-S", "-c", _BOOT, str(Path(__file__).parent))
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What contains a sandbox on this machine, beside its namespaces."""
+
+    filtered: bool
+    """Whether its system calls are filtered."""
+    counted: tuple[str, ...]
+    """What the kernel counts of all its processes together: `memory`, `pids`."""
+    install_hosts: tuple[str, ...]
+    """What its install commands can reach."""
 
 
 class LocalRuntime:
@@ -126,6 +139,19 @@ class LocalRuntime:
             for info in infos
             if metadata.items() <= info["metadata"].items()
         ]
+
+    async def holding(self, sandbox: LocalSandbox) -> Holding:
+        """What contains a living sandbox here, by asking the kernel."""
+        info = await to_thread.run_sync(registry.living, self._folder(sandbox.sandbox_id))
+        if info is None:
+            raise SandboxGone(sandbox.sandbox_id)
+        status = await sandbox.run("cat /proc/self/status", timeout_s=START_S)
+        counted = [name for name, folder in info["cgroups"].items() if os.path.isdir(folder)]
+        return Holding(
+            filtered="Seccomp:\t2" in status.output,
+            counted=tuple(sorted(counted)),
+            install_hosts=tuple(self._install_hosts),
+        )
 
     async def _start(
         self, sandbox_id: str, metadata: Mapping[str, str], timeout_s: int

@@ -115,6 +115,8 @@ def main() -> None:
     channel.set_inheritable(False)
     close_all_but({0, 1, 2, channel.fileno()})
     os.umask(0o022)
+    # Process 1 gets no signal from inside that it has no handler for; Python has one for this.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Set here and not outside: inside the user namespace RLIMIT_NPROC counts this sandbox alone.
     for name, limit in json.loads(sys.argv[2]).items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
