@@ -37,6 +37,8 @@ from service.settings import ROOT, RunnerKind, SandboxKind, Settings
         ),
         ({"OPENAI_BASE_URL": "localhost:11434"}, "OPENAI_BASE_URL must begin with"),
         ({"HEADRACE_MODEL_PRICES": '{"openai:x": {"in": 1}}'}, "HEADRACE_MODEL_PRICES"),
+        ({"HEADRACE_INSTALL_HOSTS": "files.test,10.0.0.1"}, "HEADRACE_INSTALL_HOSTS.*'10.0.0.1'"),
+        ({"HEADRACE_INSTALL_HOSTS": "*.test"}, "no host name"),
         ({"REDIS_URL": "redis://x"}, "go together"),
         ({"REDIS_URL": "redis://x", "DATABASE_URL": "bar"}, "DATABASE_URL must begin with"),
         ({"REDIS_URL": "x", "DATABASE_URL": "postgres://x"}, "REDIS_URL must begin with"),
@@ -49,6 +51,12 @@ def test_a_setting_that_cannot_be_used_is_named(
         monkeypatch.setenv(name, value)
     with pytest.raises(SettingsInvalid, match=message):
         Settings.read()
+
+
+def test_installs_reach_no_host_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.read().install_hosts == ()
+    monkeypatch.setenv("HEADRACE_INSTALL_HOSTS", "Files.test, other.test,")
+    assert Settings.read().install_hosts == ("files.test", "other.test")
 
 
 def test_a_key_for_e2b_moves_the_sandbox_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,11 @@ def forget(folder: str, info: Info | None) -> None:
             os.unlink(info["socket"])
 
 
+def counted(info: Info) -> list[str]:
+    """The controllers whose cgroups were made as they were planned."""
+    return sorted(name for name, folder in info["cgroups"].items() if os.path.isdir(folder))
+
+
 def _look(folder: str) -> tuple[Info | None, bool]:
     try:
         with open(os.path.join(folder, INFO)) as file:

@@ -146,10 +146,10 @@ class LocalRuntime:
         if info is None:
             raise SandboxGone(sandbox.sandbox_id)
         status = await sandbox.run("cat /proc/self/status", timeout_s=START_S)
-        counted = [name for name, folder in info["cgroups"].items() if os.path.isdir(folder)]
+        counted = await to_thread.run_sync(registry.counted, info)
         return Holding(
             filtered="Seccomp:\t2" in status.output,
-            counted=tuple(sorted(counted)),
+            counted=tuple(counted),
             install_hosts=tuple(self._install_hosts),
         )
 

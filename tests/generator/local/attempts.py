@@ -114,7 +114,7 @@ ATTEMPTS = [
     ),
     Attempt(
         "map another user",
-        "print(attempt(lambda: open('/proc/self/uid_map', 'w').write('0 0 1')))",
+        "print(attempt(lambda: os.write(os.open('/proc/self/uid_map', os.O_WRONLY), b'0 0 1')))",
         "EPERM",
     ),
     # The kernel
@@ -209,7 +209,7 @@ print({attempt(fcntl.ioctl, theirs, request, b"x") for request in (0x5412, 0x541
     Attempt(
         "see files of the host through another's root",
         "print([p for p in ('/proc/1/root/etc/shadow', '/proc/1/cwd/../etc/shadow',"
-        " '/proc/self/root/root', '/var/run/docker.sock', '/home/user/../../sys')"
+        " '/proc/self/root/boot', '/var/run/docker.sock', '/home/user/../../sys')"
         " if os.path.exists(p)])",
         "[]",
     ),
@@ -228,7 +228,7 @@ print({attempt(fcntl.ioctl, theirs, request, b"x") for request in (0x5412, 0x541
     Attempt(
         "become root",
         "print(attempt(os.setuid, 0), attempt(os.setgroups, [0]), attempt(os.setresgid, 0, 0, 0))",
-        "EPERM EPERM EPERM",
+        "EINVAL EPERM EINVAL",
     ),
     Attempt(
         "become root by a program that may",
@@ -252,14 +252,15 @@ print(said.strip(), os.statvfs(".").f_flag & os.ST_NOSUID != 0,
     ),
     Attempt(
         "bring up another interface",
-        "print(os.listdir('/proc/sys/net/ipv4/conf') == [] or [n for _, n in"
-        " socket.if_nameindex()])",
-        "['lo']",
+        "import fcntl, struct\n"
+        "with socket.socket() as sock:\n"
+        "    up = struct.pack('16sH', b'lo', 0x1041)\n"
+        "    print(attempt(fcntl.ioctl, sock, 0x8914, up), socket.if_nameindex())",
+        "EPERM [(1, 'lo')]",
     ),
     Attempt(
         "ask a name server",
-        "print(attempt(socket.getaddrinfo, 'example.org', 80) == 'DONE'"
-        " if False else attempt(lambda: socket.create_connection(('1.1.1.1', 53), 2)))",
+        "print(attempt(socket.create_connection, ('1.1.1.1', 53), 2))",
         "ENETUNREACH",
     ),
     # More than its share
