@@ -38,6 +38,7 @@ _LONG = (
     "eventstore/test_admission",
     "generator/test_template_runner",
     "generator/test_sandbox_contract",
+    "generator/local/test_escapes",
 )
 """The files that take longest, relative to this folder. What begins last must be short: the other
 processes wait for it."""

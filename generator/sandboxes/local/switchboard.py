@@ -98,6 +98,10 @@ class Switchboard:
                 text = f"network: {line}"[:MAX_NOTE_BYTES] if notes else "network: …"
                 client[1].write(frame(NOTE, f"{text}\n".encode()))
 
+        async def until_client_is_gone() -> None:
+            await pour(client[0], agent[1])
+            egress.close()  # whatever the agent does then
+
         egress = Egress(self._box.install_hosts, tell)
         loop, channel = asyncio.get_running_loop(), self._box.channel
         # The newest counts: the one before belongs to a worker that was superseded.
@@ -105,7 +109,7 @@ class Switchboard:
         self._egress = egress
         try:
             await asyncio.gather(
-                pour(client[0], agent[1]), _pour_frames(agent[0], client[1], egress.close)
+                until_client_is_gone(), _pour_frames(agent[0], client[1], egress.close)
             )
         finally:
             if self._egress is egress:

@@ -1,16 +1,18 @@
-"""Whatever an app tries, it stays in its sandbox, and the next build is as if it had not been."""
+"""Whatever an app tries, it stays in its sandbox, and the next build is as if it had not been.
+
+`HEADRACE_SANDBOXES=1000 ./headrace test tests/generator/local/test_escapes.py` is the long variant.
+"""
 
 import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 
 import anyio
-import httpx
 import pytest
 
 from generator.errors import CommandTimeout
@@ -22,6 +24,7 @@ from tests.generator.local.attempts import ATTEMPTS, PRELUDE, Attempt
 from tests.generator.local.probes import (
     SMALL,
     all_ended,
+    browser,
     info_of,
     names_in,
     output,
@@ -312,17 +315,10 @@ while True:
     held.append(server.accept())
 """
     await serve(prison, holder)
-    url = prison.preview_url(PREVIEW_PORT)
-
-    async def visit() -> None:
-        with suppress(httpx.HTTPError):
-            async with httpx.AsyncClient(trust_env=False, timeout=0.3) as client:
-                await client.get(url)
-
-    async with anyio.create_task_group() as tasks:
+    async with AsyncExitStack() as visits:
         for _ in range(40):
-            tasks.start_soon(visit)
-    found = await probe(url, "mine", timeout_s=0.3)
+            await visits.enter_async_context(browser(prison))
+        found = await probe(prison.preview_url(PREVIEW_PORT), "mine", timeout_s=0.3)
     assert found.failure is not None
     await swept(prison)
 
@@ -348,7 +344,7 @@ async def test_after_all_of_it_a_new_sandbox_works_as_ever(
 async def test_sandboxes_come_and_go_without_leaving_anything(
     sandboxes: LocalRuntime, home: Path
 ) -> None:
-    rounds = int(os.environ.get("HEADRACE_TEST_SANDBOXES", "20"))
+    rounds = int(os.environ.get("HEADRACE_SANDBOXES", "20"))
     before = {"state": names_in(home / "state"), "run": names_in(home / "run")}
     descriptors = len(os.listdir("/proc/self/fd"))
     infos = []
