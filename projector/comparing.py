@@ -46,7 +46,7 @@ async def digests(
     found: dict[str, tuple[int, str]] = {}
     for one in projections:
         columns = ", ".join(one.columns)
-        digest = f"hashtextextended(ROW({columns})::text, 0)::numeric"
+        digest = f"hash_record_extended(ROW({columns}), 0)::numeric"
         row = await to.fetchrow(
             f"SELECT count(*), coalesce(sum({digest}), 0) FROM {schema}.{one.name}"  # noqa: S608
         )

@@ -1,15 +1,16 @@
 """Folds events into rows, in memory: all that the read model is, before any of it is written."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from eventstore import LogEntry
 from projector.errors import HistoryBroken
-from projector.projection import Key, Projection, Row, Step
+from projector.projection import Change, Key, Projection, Row, Step
 from schemas import Job, Position, RecordedEvent, SchemaError, UndecodableEvent, evolve
 from schemas.events import Unreadable
 
 Rows = dict[Projection, dict[Key, Row]]
+_Fold = Callable[[Step], Iterable[Change]]
 
 # What a history says that cannot be, and what a projection's own code raises over an event that it
 # was not written for.
@@ -54,10 +55,10 @@ class Folding:
         self._aside = dict(aside or {})
         self._rows: Rows = {projection: {} for projection in projections}
         self._ends: dict[str, Position] = {}
-        self._of_event: dict[type, list[tuple[Projection, Any]]] = {}
+        self._of_event: dict[type, list[tuple[Projection, _Fold]]] = {}
         for projection in self._rows:
-            for kind, rows_of in projection.of_event.items():
-                self._of_event.setdefault(kind, []).append((projection, rows_of))
+            for kind, fold in projection.of_event.items():
+                self._of_event.setdefault(kind, []).append((projection, fold))
 
     def add(self, position: Position, event: RecordedEvent) -> None:
         """Fold one more event."""
@@ -67,38 +68,40 @@ class Folding:
         before = self.states.get(job)
         try:
             after = advance(before, event)
-            rows = self._rows_of(Step(before, event, after))
+            changes = self._changes(before, event, after)
         except _CANNOT_FOLD as error:
             self._aside[job] = position
             self.parked.append(parked_at(position, event, error))
             return
         self.states[job] = after
         self._ends[job] = position
-        for projection, row in rows:
-            self._put(projection, row)
+        for projection, (key, said) in changes:
+            rows = self._rows[projection]
+            there = rows.get(key)
+            if there is None:
+                rows[key] = projection.new(key, said)
+            else:
+                projection.merge_into(there, said)
 
-    def _rows_of(self, step: Step) -> list[tuple[Projection, Row]]:
-        folds = self._of_event.get(type(step.event.payload), ())
-        return [(projection, row) for projection, rows_of in folds for row in rows_of(step)]
+    def _changes(
+        self, before: Job | None, event: RecordedEvent, after: Job
+    ) -> Sequence[tuple[Projection, Change]]:
+        folds = self._of_event.get(type(event.payload))
+        if folds is None:
+            return ()
+        step = Step(before, event, after)
+        return [(projection, change) for projection, fold in folds for change in fold(step)]
 
     def rows(self) -> Rows:
         """The rows that all events so far lead to."""
-        for projection in self._rows:
+        for projection, rows in self._rows.items():
             if projection.of_job is not None:
                 for job, position in self._ends.items():
                     row = projection.of_job(self.states[job], position)
                     if row is not None:
-                        self._put(projection, row)
+                        rows[projection.key_of(row)] = row
         self._ends.clear()
         return self._rows
-
-    def _put(self, projection: Projection, row: Row) -> None:
-        rows, key = self._rows[projection], projection.key_of(row)
-        there = rows.get(key)
-        if there is None:
-            rows[key] = projection.whole(row)
-        else:
-            projection.merge_into(there, row)
 
 
 def fold_entries(

@@ -11,18 +11,20 @@ A fold that changes gets the next `version`: that is how its rows are known to b
 """
 
 import operator
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from sqlalchemy import Table
+from sqlalchemy import Column, Table
 
 from schemas import Job, Position, RecordedEvent
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
+Change = tuple[Key, Row]
 
 
 class Step(NamedTuple):
@@ -60,15 +62,15 @@ class Projection:
     """A table of the read model and the fold that fills it.
 
     - `of_job`: the row of a job in this state, whose last event stands at the position, or None.
-    - `of_event`: by type of payload, the rows that a step leads to. They have the key and those
-      columns that the event says something of, all that are merged by REPLACE among them.
+    - `of_event`: by type of payload, what a step changes: the key of each row, and those of its
+      other columns that the event says something of, all that are merged by REPLACE among them.
     - `merge`: for columns that do not simply take the newest value.
     - `job`: the column that names the job, if each row belongs to one job.
     """
 
     table: Table
     of_job: Callable[[Job, Position], Row | None] | None = None
-    of_event: Mapping[type, Callable[[Step], Iterable[Row]]] = field(default_factory=dict)
+    of_event: Mapping[type, Callable[[Step], Iterable[Change]]] = field(default_factory=dict)
     merge: Mapping[str, Merge] = field(default_factory=dict)
     job: str | None = None
     version: int = 1
@@ -81,20 +83,16 @@ class Projection:
     @cached_property
     def key(self) -> tuple[str, ...]:
         """The columns of the primary key."""
-        return tuple(column.name for column in self.table.primary_key)
+        return _names(self.table.primary_key)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """All columns."""
-        return tuple(column.name for column in self.table.columns)
+        return _names(self.table.columns)
 
-    @cached_property
-    def key_of(self) -> Callable[[Row], Key]:
-        """The primary key of a row, as a tuple."""
-        return operator.itemgetter(*self.key) if len(self.key) > 1 else self._only_key
-
-    def _only_key(self, row: Row) -> Key:
-        return (row[self.key[0]],)
+    def key_of(self, row: Row) -> Key:
+        """The primary key of a row."""
+        return tuple(row[name] for name in self.key)
 
     @cached_property
     def values_of(self) -> Callable[[Row], tuple[Any, ...]]:
@@ -110,17 +108,21 @@ class Projection:
     def _merges(self) -> Mapping[str, Callable[[Any, Any], Any]]:
         return {name: _IN_PYTHON[how] for name, how in self.merge.items() if how in _IN_PYTHON}
 
-    def whole(self, row: Row) -> Row:
-        """A row with all its columns."""
-        return self._neutral | row
+    def new(self, key: Key, said: Row) -> Row:
+        """A whole row of this key, of which this is said."""
+        return self._neutral | dict(zip(self.key, key, strict=True)) | said
 
-    def merge_into(self, there: Row, row: Row) -> None:
-        """Let a whole row take up another one of the same key."""
-        merge_of = self._merges.get
-        for name, new in row.items():
-            how = merge_of(name)
-            if how is None:
+    def merge_into(self, there: Row, said: Row) -> None:
+        """Let a whole row take up what is said of it."""
+        merges = self._merges
+        for name, new in said.items():
+            if name not in merges:
                 there[name] = new
             elif new is not None:
                 old = there[name]
-                there[name] = new if old is None else how(old, new)
+                there[name] = new if old is None else merges[name](old, new)
+
+
+def _names(columns: Iterable[Column[Any]]) -> tuple[str, ...]:
+    # SQLAlchemy's are a kind of str that dicts are slow with.
+    return tuple(sys.intern(str(column.name)) for column in columns)

@@ -174,7 +174,7 @@ async def _partitions(engine: AsyncEngine) -> list[int]:
 async def _patient(engine: AsyncEngine) -> AsyncIterator[AsyncEngine]:
     """An engine of the same database whose statements may take hours."""
     url = engine.url.render_as_string(hide_password=False)
-    patient = connect_postgres(url, pool_size=2, command_timeout_s=REPLAY_S, settings=UNHURRIED)
+    patient = connect_postgres(url, pool_size=3, command_timeout_s=REPLAY_S, settings=UNHURRIED)
     try:
         with postgres_errors():
             yield patient

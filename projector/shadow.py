@@ -6,6 +6,7 @@ They are made, filled and given up or put in place in one transaction of one con
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -20,7 +21,7 @@ from projector.archived import entries_behind
 from projector.batches import fold_into, fold_job_by_job, is_refusal
 from projector.folding import Parked, Rows
 from projector.projection import Projection
-from projector.shares import FoldedShare, Share, fold_elsewhere, fold_share, share_entries
+from projector.shares import FoldedShare, Share, fold_elsewhere, fold_here, share_entries
 from projector.tables import checkpoints
 from projector.writing import copy_rows, jobs_aside, move_checkpoint, write_rows
 from schemas import Position
@@ -171,22 +172,24 @@ class Shadow:
 async def _folding(
     source: Source, cut: Sequence[Share], projections: Sequence[Projection], workers: int
 ) -> AsyncIterator[AsyncIterator[FoldedShare]]:
-    """The folded shares: from this process, or from as many others as there are workers."""
-    if workers <= 1 or len(cut) < 2:
-        yield _folded_here(source, cut, projections)
-        return
+    """The folded shares: from this process, or from as many others as there are workers.
+
+    The next ones are folded while one is written.
+    """
+    workers = min(workers, len(cut))
+    fold = fold_here
+    if workers > 1:
+        fold = partial(fold_elsewhere, limiter=anyio.CapacityLimiter(workers))
     # No more finished shares than workers wait here to be written.
     send, receive = anyio.create_memory_object_stream[FoldedShare](workers)
-    limiter = anyio.CapacityLimiter(workers)
     left = iter(cut)
 
     async def work(to: MemoryObjectSendStream[FoldedShare]) -> None:
         async with to:
             for share in left:
-                folded = await fold_elsewhere(
-                    source.engine, source.snapshot, share, projections, source.aside, limiter
+                await to.send(
+                    await fold(source.engine, source.snapshot, share, projections, source.aside)
                 )
-                await to.send(folded)
 
     try:
         async with anyio.create_task_group() as tasks, receive:
@@ -200,10 +203,3 @@ async def _folding(
 
 def _first(error: BaseException) -> BaseException:
     return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
-
-
-async def _folded_here(
-    source: Source, cut: Sequence[Share], projections: Sequence[Projection]
-) -> AsyncIterator[FoldedShare]:
-    for share in cut:
-        yield await fold_share(source.seen, share, projections, source.aside)

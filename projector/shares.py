@@ -11,11 +11,12 @@ from typing import Any
 
 import anyio.to_process
 import asyncpg
+from anyio.streams.memory import MemoryObjectSendStream
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import LogEntry, connect_postgres
-from projector.archived import EVENTS, FOLDED, entry_of
+from projector.archived import EVENTS, FOLDED, entry_of, histories, history_of
 from projector.folding import Folding, Parked
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
@@ -23,9 +24,10 @@ from projector.writing import driver
 from schemas import Position
 
 JOBS = 4_000
-_FETCHED = 5_000
-UNHURRIED = {"idle_in_transaction_session_timeout": "0"}
-"""A share is folded in the middle of a transaction, and others meanwhile."""
+# Histories fetched at once: about what a socket takes, for with more Postgres would have to wait.
+_FETCHED = 60
+UNHURRIED = {"idle_in_transaction_session_timeout": "0", "datestyle": "ISO", "timezone": "UTC"}
+"""A share is folded in the middle of a transaction, and others meanwhile. Times come as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,14 @@ async def fold_share(
     """Fold a share as the connection's transaction sees it."""
     folding = Folding(projections, aside=aside)
     events = 0
-    query, args = _events_of(share)
-    cursor = await (await driver(connection)).cursor(query, *args)
-    while rows := await cursor.fetch(_FETCHED):
-        events += len(rows)
-        _add(folding, rows)
+    send, receive = anyio.create_memory_object_stream[list[asyncpg.Record]](1)
+    async with anyio.create_task_group() as tasks, receive:
+        tasks.start_soon(_fetch, await histories(connection, *_of_share(share)), send)
+        async for rows in receive:
+            for row in rows:
+                for position, event in history_of(row):
+                    folding.add(position, event)
+                    events += 1
     jobs = len(folding.states)
     return FoldedShare(
         share,
@@ -98,25 +103,41 @@ async def fold_share(
 
 async def share_entries(connection: AsyncConnection, share: Share) -> list[LogEntry]:
     """The events of a share as the connection's transaction sees them, each job's in order."""
-    query, args = _events_of(share)
+    where, *args = _of_share(share)
+    query = f"SELECT {FOLDED} FROM {EVENTS} WHERE {where} ORDER BY job, epoch, seq"  # noqa: S608
     return [entry_of(row) for row in await (await driver(connection)).fetch(query, *args)]
 
 
-def _events_of(share: Share) -> tuple[str, list[Any]]:
-    """The query for a share's events, and its arguments."""
-    args: list[Any]
+def _of_share(share: Share) -> tuple[Any, ...]:
+    """What is true of a share's events, in SQL, and the arguments in it."""
     if share.jobs is not None:
-        where, args = "job = ANY($1)", [list(share.jobs)]
-    elif share.last is None:
-        where, args = "job >= $1", [share.first]
-    else:
-        where, args = "job >= $1 AND job < $2", [share.first, share.last]
-    return f"SELECT {FOLDED} FROM {EVENTS} WHERE {where} ORDER BY job, epoch, seq", args  # noqa: S608
+        return "job = ANY($1)", list(share.jobs)
+    if share.last is None:
+        return "job >= $1", share.first
+    return "job >= $1 AND job < $2", share.first, share.last
 
 
-def _add(folding: Folding, rows: Sequence[asyncpg.Record]) -> None:
-    for row in rows:
-        folding.add(*entry_of(row))
+async def _fetch(
+    cursor: "asyncpg.cursor.Cursor[asyncpg.Record]",
+    to: MemoryObjectSendStream[list[asyncpg.Record]],
+) -> None:
+    """Ask for the next histories while these are folded: Postgres puts them together meanwhile."""
+    async with to:
+        while rows := await cursor.fetch(_FETCHED):
+            await to.send(rows)
+
+
+async def fold_here(
+    engine: AsyncEngine,
+    snapshot: str,
+    share: Share,
+    projections: Sequence[Projection],
+    aside: Mapping[str, Position],
+) -> FoldedShare:
+    """`fold_share` on a connection of its own, which sees what the snapshot does."""
+    async with engine.connect() as connection:
+        await on_snapshot(connection, snapshot)
+        return await fold_share(connection, share, projections, aside)
 
 
 async def fold_elsewhere(
@@ -127,7 +148,7 @@ async def fold_elsewhere(
     aside: Mapping[str, Position],
     limiter: anyio.CapacityLimiter,
 ) -> FoldedShare:
-    """`fold_share` in a process of its own, on the same snapshot."""
+    """`fold_here` in a process of its own."""
     url = engine.url.render_as_string(hide_password=False)
     names = tuple(projection.name for projection in projections)
     return await anyio.to_process.run_sync(
@@ -143,9 +164,7 @@ def _fold_share(
     async def fold() -> FoldedShare:
         engine = connect_postgres(url, pool_size=1, settings=UNHURRIED)
         try:
-            async with engine.connect() as connection:
-                await on_snapshot(connection, snapshot)
-                return await fold_share(connection, share, projections, aside)
+            return await fold_here(engine, snapshot, share, projections, aside)
         finally:
             await engine.dispose()
 

@@ -206,12 +206,12 @@ def evolve(state: Job | None, event: RecordedEvent) -> Job | None:
         return _queued(event, payload)
     if state is None:
         return None
-    evolved = object.__new__(Job)
-    attributes = evolved.__dict__
-    attributes.update(state.__dict__)
+    attributes = state.__dict__.copy()
     attributes["version"] = event.version
     attributes["updated_at"] = event.time
     attributes.update(CHANGES[type(payload)](state, event, payload))
+    evolved = object.__new__(Job)
+    object.__setattr__(evolved, "__dict__", attributes)
     return evolved
 
 

@@ -54,7 +54,7 @@ def build_row(job: Job, _: Position) -> Row | None:
         "goal": job.goal,
         "manifest": job.manifest,
         "parent": job.base_build,
-        "preview": job.preview.value if job.preview else None,
+        "preview": str(job.preview) if job.preview else None,
         "preview_url": job.preview_url,
         "sandbox_id": job.sandbox_id,
         "workspace_path": job.workspace_path,

@@ -3,13 +3,13 @@
 Everything is a sum: a row that is there takes up whatever a new event adds to it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC
 from decimal import Decimal
 
 from sqlalchemy import BigInteger, Column, Date, Integer, Numeric, Table, Text
 
-from projector.projection import Merge, Projection, Row, Step
+from projector.projection import Change, Merge, Projection, Step
 from projector.projections.money import usd
 from projector.tables import metadata
 from schemas.events import (
@@ -45,39 +45,35 @@ daily_stats = Table(
 )
 
 _SUMS = tuple(column.name for column in daily_stats.columns if not column.primary_key)
-_NOTHING: Row = dict.fromkeys(_SUMS, 0) | {"cost_usd": usd(0)}
 
 
-def _added(step: Step, **sums: int | Decimal) -> Iterator[Row]:
-    yield {
-        "tenant": step.after.tenant,
-        "project_id": step.after.project,
-        "day": step.event.time.astimezone(UTC).date(),
-        **sums,
-    }
+def _added(step: Step, **sums: int | Decimal) -> list[Change]:
+    day = step.event.time.astimezone(UTC).date()
+    return [((step.after.tenant, step.after.project, day), sums)]
 
 
-def _counted(column: str) -> Callable[[Step], Iterator[Row]]:
+def _counted(column: str) -> Callable[[Step], list[Change]]:
     return lambda step: _added(step, **{column: 1})
 
 
-def _started(step: Step) -> Iterator[Row]:
+def _started(step: Step) -> list[Change]:
     if step.before is None or step.before.started_at is not None:
         return _added(step, takeovers=1)
     waited = step.event.time - step.after.queued_at
     return _added(step, started=1, queue_wait_ms=round(waited.total_seconds() * 1000))
 
 
-def _spent(step: Step) -> Iterator[Row]:
+def _spent(step: Step) -> list[Change]:
     told = step.event.payload
     assert isinstance(told, Metered)  # noqa: S101 - registered for it
-    if told.input_tokens or told.output_tokens or told.cost_usd:
-        yield from _added(
-            step,
-            input_tokens=told.input_tokens,
-            output_tokens=told.output_tokens,
-            cost_usd=usd(told.cost_usd),
-        )
+    if not (told.input_tokens or told.output_tokens or told.cost_usd):
+        return []
+    return _added(
+        step,
+        input_tokens=told.input_tokens,
+        output_tokens=told.output_tokens,
+        cost_usd=usd(told.cost_usd),
+    )
 
 
 DAILY_STATS = Projection(
@@ -87,8 +83,8 @@ DAILY_STATS = Projection(
         JobStarted: _started,
         ChecksFailed: _counted("repairs"),
         JobReady: _counted("ready"),
-        JobFailed: lambda step: (*_added(step, failed=1), *_spent(step)),
-        JobCancelled: lambda step: (*_added(step, cancelled=1), *_spent(step)),
+        JobFailed: lambda step: _added(step, failed=1) + _spent(step),
+        JobCancelled: lambda step: _added(step, cancelled=1) + _spent(step),
         PhaseCompleted: _spent,
         RetryScheduled: _spent,
     },

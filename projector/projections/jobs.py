@@ -136,10 +136,10 @@ def job_row(job: Job, position: Position) -> Row:
     row = {name: state[name] for name in OF_STATE}
     row["id"] = job.job
     row["project_id"] = job.project
-    row["status"] = job.status.value
-    row["failed_phase"] = job.failed_phase.value if job.failed_phase else None
+    row["status"] = str(job.status)
+    row["failed_phase"] = str(job.failed_phase) if job.failed_phase else None
     row["expires_at"] = job.sandbox_ends_at
-    row["preview"] = job.preview.value if job.preview else None
+    row["preview"] = str(job.preview) if job.preview else None
     row["position"] = str(position)
     return row
 

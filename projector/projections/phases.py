@@ -1,6 +1,7 @@
 """`phases`: the timeline of every job, a row for each time that it was in a phase."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -15,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-from projector.projection import Merge, Projection, Row, Step
+from projector.projection import Change, Merge, Projection, Row, Step
 from projector.projections.jobs import jobs
 from projector.tables import metadata
 from schemas import Job, Phase
@@ -56,34 +57,40 @@ phases = Table(
 )
 
 
-def _entered(step: Step) -> Iterator[Row]:
-    assert isinstance(step.event.payload, PhaseStarted)  # noqa: S101 - registered for it
-    yield _row(step.after, step.event.payload.phase) | {
-        "started_at": step.event.time,
-        "outcome": "running",
-    }
+def _entered(step: Step) -> list[Change]:
+    entered = step.event.payload
+    assert isinstance(entered, PhaseStarted)  # noqa: S101 - registered for it
+    return _said(
+        step.after, entered.phase, entered.round, started_at=step.event.time, outcome="running"
+    )
 
 
-def _completed(step: Step) -> Iterator[Row]:
+def _completed(step: Step) -> list[Change]:
     done = step.event.payload
     assert isinstance(done, PhaseCompleted)  # noqa: S101 - registered for it
-    yield _row(step.after, done.phase, done.round) | {
-        "started_at": step.event.time,
-        "finished_at": step.event.time,
-        "duration_ms": done.duration_ms,
-        "outcome": "completed",
+    return _said(
+        step.after,
+        done.phase,
+        done.round,
+        started_at=step.event.time,
+        finished_at=step.event.time,
+        duration_ms=done.duration_ms,
+        outcome="completed",
         **_used(done),
-    }
+    )
 
 
-def _retried(step: Step) -> Iterator[Row]:
+def _retried(step: Step) -> list[Change]:
     retry = step.event.payload
     assert isinstance(retry, RetryScheduled)  # noqa: S101 - registered for it
-    yield _row(step.after, retry.phase, retry.round) | {
-        "started_at": step.event.time,
-        "outcome": "running",
+    return _said(
+        step.after,
+        retry.phase,
+        retry.round,
+        started_at=step.event.time,
+        outcome="running",
         **_used(retry),
-    }
+    )
 
 
 def _used(told: Metered) -> Row:
@@ -94,29 +101,30 @@ def _used(told: Metered) -> Row:
     }
 
 
-def _left(outcome: str, step: Step) -> Iterator[Row]:
+def _left(outcome: str) -> Callable[[Step], list[Change]]:
     """The phase that the job was in, unless it had completed it, ends another way."""
-    before = step.before
-    if before is None or before.current_phase in (None, *before.completed):
-        return
-    assert before.current_phase is not None  # noqa: S101 - asked above
-    yield _row(before, before.current_phase) | {
-        "started_at": step.event.time,
-        "finished_at": step.event.time,
-        "outcome": outcome,
-        **(_used(step.event.payload) if isinstance(step.event.payload, Metered) else {}),
-    }
+
+    def left(step: Step) -> list[Change]:
+        before, at, told = step.before, step.event.time, step.event.payload
+        phase = before.current_phase if before else None
+        if before is None or phase is None or phase in before.completed:
+            return []
+        return _said(
+            before,
+            phase,
+            before.round,
+            started_at=at,
+            finished_at=at,
+            outcome=outcome,
+            **(_used(told) if isinstance(told, Metered) else {}),
+        )
+
+    return left
 
 
-def _row(job: Job, phase: Phase, number: int | None = None) -> Row:
-    return {
-        "job_id": job.job,
-        "attempt": job.attempt,
-        "round": number or job.round,
-        "phase": phase.value,
-        "tenant": job.tenant,
-        "project_id": job.project,
-    }
+def _said(job: Job, phase: Phase, number: int, **said: Any) -> list[Change]:
+    said["tenant"], said["project_id"] = job.tenant, job.project
+    return [((job.job, job.attempt, number, str(phase)), said)]
 
 
 PHASES = Projection(
@@ -125,10 +133,10 @@ PHASES = Projection(
         PhaseStarted: _entered,
         PhaseCompleted: _completed,
         RetryScheduled: _retried,
-        ChecksFailed: lambda step: _left("failed", step),
-        JobFailed: lambda step: _left("failed", step),
-        JobStarted: lambda step: _left("interrupted", step),
-        CancelRequested: lambda step: _left("cancelled", step),
+        ChecksFailed: _left("failed"),
+        JobFailed: _left("failed"),
+        JobStarted: _left("interrupted"),
+        CancelRequested: _left("cancelled"),
     },
     merge={
         "started_at": Merge.LEAST,

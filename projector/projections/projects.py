@@ -1,10 +1,10 @@
 """`projects`: what each project has come to."""
 
-from collections.abc import Iterator
+from typing import Any
 
 from sqlalchemy import BigInteger, Column, DateTime, Integer, Numeric, Table, Text
 
-from projector.projection import Merge, Projection, Row, Step
+from projector.projection import Change, Merge, Projection, Step
 from projector.projections.money import usd
 from projector.tables import metadata
 from schemas.events import (
@@ -35,41 +35,35 @@ projects = Table(
 )
 
 
-def _counted(column: str, step: Step) -> Iterator[Row]:
-    yield _row(step) | {column: 1}
+def _said(step: Step, **said: Any) -> list[Change]:
+    said["created_at"] = said["updated_at"] = step.event.time
+    return [((step.after.tenant, step.after.project), said)]
 
 
-def _ready(step: Step) -> Iterator[Row]:
-    yield _row(step) | {"ready": 1, "latest_build": step.after.build_number}
+def _ready(step: Step) -> list[Change]:
+    return _said(step, ready=1, latest_build=step.after.build_number)
 
 
-def _spent(step: Step) -> Iterator[Row]:
+def _spent(step: Step) -> list[Change]:
     told = step.event.payload
     assert isinstance(told, Metered)  # noqa: S101 - registered for it
-    if told.input_tokens or told.output_tokens or told.cost_usd:
-        yield _row(step) | {
-            "input_tokens": told.input_tokens,
-            "output_tokens": told.output_tokens,
-            "cost_usd": usd(told.cost_usd),
-        }
-
-
-def _row(step: Step) -> Row:
-    return {
-        "tenant": step.after.tenant,
-        "project_id": step.after.project,
-        "created_at": step.event.time,
-        "updated_at": step.event.time,
-    }
+    if not (told.input_tokens or told.output_tokens or told.cost_usd):
+        return []
+    return _said(
+        step,
+        input_tokens=told.input_tokens,
+        output_tokens=told.output_tokens,
+        cost_usd=usd(told.cost_usd),
+    )
 
 
 PROJECTS = Projection(
     projects,
     of_event={
-        JobQueued: lambda step: _counted("jobs", step),
+        JobQueued: lambda step: _said(step, jobs=1),
         JobReady: _ready,
-        JobFailed: lambda step: (*_counted("failed", step), *_spent(step)),
-        JobCancelled: lambda step: (*_counted("cancelled", step), *_spent(step)),
+        JobFailed: lambda step: _said(step, failed=1) + _spent(step),
+        JobCancelled: lambda step: _said(step, cancelled=1) + _spent(step),
         PhaseCompleted: _spent,
         RetryScheduled: _spent,
     },

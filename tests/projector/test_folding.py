@@ -5,7 +5,7 @@ import pytest
 from eventstore import LogEntry
 from projector import HistoryBroken
 from projector.folding import Folding, advance, fold_entries
-from projector.projection import Projection, Row, Step
+from projector.projection import Change, Projection, Step
 from projector.projections import JOBS, PHASES, PROJECTIONS
 from schemas import Job, Position
 from schemas.events import JobStarted, UnknownEvent, Unreadable
@@ -104,7 +104,7 @@ def test_rows_that_were_asked_for_in_the_middle_are_the_same_in_the_end() -> Non
 
 
 def test_a_fold_that_raises_parks_the_job_and_leaves_the_others_alone() -> None:
-    def stumble(step: Step) -> list[Row]:
+    def stumble(step: Step) -> list[Change]:
         if step.event.job == JOB:
             raise KeyError("colour")
         return []
