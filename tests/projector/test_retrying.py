@@ -273,6 +273,7 @@ async def test_a_retry_beside_a_rebuild_is_refused(
     database_url: str,
 ) -> None:
     job = await refused(store, engine, projector)
+    await refuse_no_more(engine)  # a swap would lose the trigger, and refuses to
     refusals: list[ReplayRunning] = []
 
     async def try_it() -> None:
