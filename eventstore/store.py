@@ -67,7 +67,8 @@ LEAST_STREAM_LIFE_S = 60.0
 """No stream of a job is gone sooner after its last event: `lua/seed.lua` trusts in that."""
 FRESH_S = LEAST_STREAM_LIFE_S / 2  # the other half is for clocks that disagree
 
-# What an append says to the script about its events.
+# What an append says to the script about its events. A preview that is asked for is work as a job
+# is, from the request to whatever ends it.
 _MEANING: Mapping[str, tuple[type, ...]] = {
     "queued": (JobQueued, PreviewRequested),
     "ready": (JobReady,),

@@ -21,7 +21,7 @@ from eventstore import (
     VersionConflict,
 )
 from schemas import JobRef, NewEvent, Position, gets_further, partition_of
-from schemas.events import TERMINAL_TYPES, JobQueued, JobReady
+from schemas.events import TERMINAL_TYPES, JobQueued, JobReady, PreviewExpired
 from tests.eventstore.view import CLASSES, Logged, Run, View
 
 
@@ -159,7 +159,7 @@ class Model:
             job.lives, job.ticket, job.owner = False, None, None
         if job and job.lives and any(gets_further(event.payload) for event in events):
             job.deliveries = 0
-        if types & {JobQueued.type, *TERMINAL_TYPES}:
+        if types & {JobQueued.type, PreviewExpired.type, *TERMINAL_TYPES}:
             self._let_in(ref.tenant)
         appended = Appended(ref.job, expected_version + len(events), partition.end)
         if command:

@@ -18,13 +18,21 @@ from projector import (
     list_builds,
     list_jobs,
     list_projects,
+    living_previews,
     project_by_id,
     row_of,
     stats,
     timeline,
 )
 from schemas import JobRef, Position, Status, fold
-from schemas.events import JobCancelled, Known
+from schemas.events import (
+    JobCancelled,
+    Known,
+    PreviewExpired,
+    PreviewPaused,
+    PreviewRequested,
+    SandboxCreated,
+)
 from tests.histories import (
     NOON,
     TENANT,
@@ -62,6 +70,31 @@ async def test_jobs_are_listed_newest_first_up_to_the_limit(
     async with engine.connect() as connection:
         assert await ids(connection) == written[::-1]
         assert await ids(connection, limit=2) == written[:2:-1]
+
+
+async def test_previews_that_live_are_found_those_first_that_end_first(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    def ending(hours: int) -> list[Known]:
+        ends_at = NOON + timedelta(hours=hours)
+        return [
+            event.model_copy(update={"ends_at": ends_at})
+            if isinstance(event, SandboxCreated)
+            else event
+            for event in build()
+        ]
+
+    late = await write(store, ending(3), project="p3")
+    early = await write(store, ending(1), tenant=NEIGHBOUR, project="p1")
+    waking = await write(store, [*ending(2), PreviewRequested(by="ann")], project="p2")
+    kept = PreviewPaused(kept_until=NOON + timedelta(hours=9))
+    paused = await write(store, [*ending(4), kept], project="p4")
+    await write(store, [*ending(5), PreviewExpired(reason="time-out")], project="p5")
+    await write(store, [queued(), started()])
+    await projector.catch_up()
+    async with engine.connect() as connection:
+        assert await living_previews(connection, 9) == [early, waking, late, paused]
+        assert await living_previews(connection, 2) == [early, waking]
 
 
 async def test_pages_neither_skip_nor_repeat_a_job_while_others_are_added(

@@ -20,6 +20,7 @@ from projector import (
     list_builds,
     list_jobs,
     list_projects,
+    living_previews,
     project_by_id,
     stats,
     timeline,
@@ -118,6 +119,7 @@ QUESTIONS: dict[str, Question] = {
     "a project": lambda connection: project_by_id(connection, TENANT, PROJECT),
     "builds": lambda connection: list_builds(connection, TENANT, PROJECT, before=100_000),
     "a build": lambda connection: build_by_number(connection, TENANT, PROJECT, 7),
+    "living previews": lambda connection: living_previews(connection, 100),
     "stats": stating(None),
     "stats of a project": stating(PROJECT),
 }

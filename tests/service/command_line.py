@@ -104,7 +104,7 @@ class InThisProcess(CommandLine):
     ) -> subprocess.CompletedProcess[str]:
         environment = self.environment(variables)
         absent = dict.fromkeys(os.environ.keys() - environment.keys())
-        with _logging_of_its_own():
+        with logging_of_its_own():
             done = CliRunner().invoke(app, command, input=fed, env={**absent, **environment})
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
@@ -112,7 +112,7 @@ class InThisProcess(CommandLine):
 
 
 @contextmanager
-def _logging_of_its_own() -> Iterator[None]:
+def logging_of_its_own() -> Iterator[None]:
     """A command sends log output where it likes; here it goes back to where it went before."""
     configured, handlers = structlog.get_config(), logging.root.handlers[:]
     level, logging.root.handlers[:] = logging.root.level, []

@@ -23,6 +23,7 @@ from service.demo import Outcome
 from service.embedded import embedded_servers
 from service.instance import LOCAL_TENANT
 from service.settings import ROOT
+from tests.e2b_server import E2BServer
 from tests.service.command_line import CommandLine, command_line_on
 from tests.service.processes import processes_of
 
@@ -123,6 +124,27 @@ def test_the_builds_of_a_demo_are_in_the_log_and_in_the_table(twice: Twice) -> N
         types = [fields["type"] for fields in events if fields["job"] == outcome["job_id"]]
         assert (types[0], types[-2:]) == ("JobQueued", ["JobReady", "PreviewExpired"])
         assert outcome["events"] == len(types) - 1
+
+
+def test_a_demo_runs_as_well_in_e2b_and_ends_its_sandbox_there(headrace: CommandLine) -> None:
+    with E2BServer() as server:
+        done = headrace.run(
+            "demo",
+            GOAL,
+            "--once",
+            "--json",
+            HEADRACE_SANDBOX="e2b",
+            E2B_API_KEY=server.api_key,
+            E2B_API_URL=server.url,
+            E2B_SANDBOX_URL=server.url,
+            HEADRACE_E2B_PREVIEW_URL=server.settings["preview_url"],
+            NO_PROXY="127.0.0.1,localhost",
+        )
+        assert done.returncode == 0, done.stderr
+        outcome = outcome_of(done)
+        assert (outcome["status"], server.living) == ("ready", {})
+        assert "preview answered 200" in done.stderr
+        assert server.api_key not in done.stdout + done.stderr
 
 
 # --- demos that do not become ready ---------------------------------------------------------------
