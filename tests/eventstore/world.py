@@ -37,8 +37,8 @@ class World:
         """Begin anew: nothing in either server but a log without events."""
         await self.redis.flushall()
         async with self.engine.begin() as connection:
-            for table in ("headrace.log_epochs", "headrace.log_partitions", "headrace.events"):
-                await connection.execute(text(f"DELETE FROM {table}"))
+            for table in ("log_epochs", "log_partitions", "events", "last_builds"):
+                await connection.execute(text(f"DELETE FROM headrace.{table}"))
             for table in reversed(metadata.sorted_tables):
                 await connection.execute(text(f"DELETE FROM {table.name}"))
         await self.store.verification.verify_again()
