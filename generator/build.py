@@ -68,8 +68,6 @@ class Build:
     """Whether a cancel was requested, so that nobody will go on with this build."""
     facts: Mapping[str, Fact] = field(default_factory=dict)
     """How the runner of this phase worked."""
-    maybe_ready: bool = False
-    """Whether the log may say READY although its answer has not arrived."""
     transcript: Transcript = field(init=False, repr=False)
     """Takes all that is said during this build."""
     _carried: Usage = NO_USAGE

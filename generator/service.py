@@ -17,7 +17,6 @@ from eventstore import (
     Hub,
     NumberTaken,
     PayloadRefused,
-    RedisUnavailable,
     Waker,
     patiently,
 )
@@ -43,7 +42,7 @@ from generator.repairing import record, review_text, why_not_repair
 from generator.runner import Runner
 from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
 from generator.sandbox_life import KILL_S, end_sandboxes
-from schemas import CommandRefused, Job, JobIsCancelling, JobIsTerminal, Phase, Preview, Status
+from schemas import Job, JobIsCancelling, JobIsTerminal, Phase, Preview, Status
 from schemas.commands import (
     NO_USAGE,
     Command,
@@ -267,12 +266,9 @@ class GenerationService:
     async def _tell_ready(self, build: Build, done: CompletePhase, command: FinishBuild) -> None:
         """Propose numbers until one is the next: each refusal means that another build got one."""
         for _ in range(MAX_NUMBER_TRIES):
-            # From here on the log may say READY even if its answer never arrives.
-            build.maybe_ready = True
             try:
                 await build.tell(done, command)
             except NumberTaken as taken:
-                build.maybe_ready = False
                 number = self._numbering.propose_after(
                     build.job.tenant,
                     build.job.project,
@@ -280,11 +276,6 @@ class GenerationService:
                     last=taken.last,
                 )
                 command = replace(command, build_number=number)
-            except RedisUnavailable:
-                raise
-            except (EventStoreError, CommandRefused):
-                build.maybe_ready = False
-                raise
             else:
                 return
         raise GenerationError(

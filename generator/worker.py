@@ -112,7 +112,7 @@ class Worker:
         self._next_partition = (first + 1) % self._store.partitions
         for offset in range(self._store.partitions):
             free = self._slots - self._running
-            if free <= 0:
+            if free <= 0 or self._grace_s is not None:
                 return
             partition = (first + offset) % self._store.partitions
             for claim in await self._store.work.claim(

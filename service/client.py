@@ -65,7 +65,9 @@ class Client:
         if limits:
             body["limits"] = limits
         if base is not None:
-            body |= {"base_build": base, "in_place": in_place}
+            body["base_build"] = base
+        if in_place:
+            body["in_place"] = True
         return await self._ask("POST", "/v1/jobs", content=json.dumps(body))
 
     async def job(self, job_id: str) -> dict[str, Any]:

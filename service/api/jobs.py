@@ -47,7 +47,19 @@ def _goal(text: str) -> str:
     return text
 
 
+def _base_build(asked: Any) -> Any:
+    is_number = isinstance(asked, int) and not isinstance(asked, bool)
+    if asked is None or asked == "latest" or (is_number and 1 <= asked <= LAST_NUMBER):
+        return asked
+    raise ValueError(f"give the number of a build, 1 to {LAST_NUMBER}, or latest")
+
+
 Goal = Annotated[Text, AfterValidator(_goal)]
+BaseBuild = Annotated[
+    Annotated[int, Field(ge=1, le=LAST_NUMBER)] | Literal["latest"] | None,
+    # Before the union is tried, whose own words name its members.
+    BeforeValidator(_base_build),
+]
 Time = Annotated[datetime, BeforeValidator(parse_time)]
 IdempotencyKey = Annotated[
     str | None,
@@ -65,7 +77,7 @@ class JobRequest(BaseModel):
     user_id: Slug = "anonymous"
     tier: Tier | None = None
     limits: Wanted = NOTHING_WANTED
-    base_build: Annotated[int, Field(ge=1, le=LAST_NUMBER)] | Literal["latest"] | None = None
+    base_build: BaseBuild = None
     in_place: bool = False
 
     @model_validator(mode="after")

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from redis import Redis as BlockingRedis
 
-from eventstore import CommandHandler, Hub
+from eventstore import Claim, CommandHandler, Hub
 from generator import Heart, Worker
 from generator.service import GenerationService
 from schemas import Status
@@ -60,6 +62,30 @@ async def test_a_drained_worker_finishes_what_it_runs_and_takes_nothing_more(
             runtime.go_on.set()
     assert (await handler.load(running)).status is Status.READY
     assert (await handler.load(waiting)).status is Status.QUEUED
+
+
+async def test_a_worker_that_is_asked_to_stop_in_the_middle_of_a_round_asks_no_further_partition(
+    builds: Builds, hub: Hub, heart: Heart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = builds.handler.store.work
+    claim, asked = work.claim, list[int]()
+    worker = Worker(
+        builds.handler.store, hub, builds.service(ScriptedRunner()), heart, lease_ms=LEASE_MS
+    )
+
+    async def claim_and_drain(partition: int, *args: Any, **kwargs: Any) -> list[Claim]:
+        asked.append(partition)
+        if len(asked) == 1:
+            tasks.start_soon(worker.drain, 0)
+            await anyio.lowlevel.checkpoint()
+        return await claim(partition, *args, **kwargs)
+
+    monkeypatch.setattr(work, "claim", claim_and_drain)
+    assert builds.handler.store.partitions > 1
+    with anyio.fail_after(PATIENCE_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+    assert asked == [0]
 
 
 async def test_what_does_not_end_in_time_is_handed_back_at_once_and_gone_on_with(

@@ -245,9 +245,10 @@ async def test_a_build_that_is_not_there_is_no_base(api: QuietApi) -> None:
         body = {"goal": "bluer", "project_id": project, "base_build": base}
         problem = await post(api, "/v1/jobs", body, status=404)
         assert problem["detail"] == f"there is no {missing}"
-    for bad in (0, -1, "first", 1.5, 2**31):
+    for bad in (0, -1, "first", "1", 1.5, True, 2**31):
         asked: dict[str, object] = {"goal": "bluer", "project_id": "shop", "base_build": bad}
-        await post(api, "/v1/jobs", asked, status=422)
+        problem = await post(api, "/v1/jobs", asked, status=422)
+        assert problem["detail"].startswith("base_build: give the number of a build")
     problem = await post(api, "/v1/jobs", {"goal": "bluer", "in_place": True}, status=422)
     assert "in_place needs a base_build" in problem["detail"]
 

@@ -111,3 +111,8 @@ async def test_a_build_is_restored_and_gone_on_from(api: QuietApi) -> None:
     for base_text in ("0", "first", "-1", "²"):
         result = await headrace("submit", "bluer", f"--base={base_text}", exit_code=1)
         assert "give the number of a build, or `latest`" in result.output
+
+
+async def test_taking_over_a_preview_without_naming_its_build_is_refused(api: QuietApi) -> None:
+    refused = await headrace("submit", "make it blue", "-p", "shop", "--in-place", exit_code=2)
+    assert "in_place needs a base_build" in refused.output
