@@ -6,13 +6,14 @@ from generator.errors import ArtifactMissing, GenerationError, SandboxUnavailabl
 from generator.heart import Heart
 from generator.rate import Rate
 from generator.reaper import Found, Reaper
-from generator.runner import Runner
+from generator.runner import Allowance, Runner
 from generator.sandbox import SandboxRuntime, SandboxRuntimeFactory
 from generator.service import GenerationService
 from generator.transcript import LogLine, kept_lines, log_lines
 from generator.worker import Worker
 
 __all__ = [
+    "Allowance",
     "ArtifactMissing",
     "ArtifactStore",
     "Deadlines",

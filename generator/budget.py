@@ -1,10 +1,17 @@
 """What a job may use, what it has used, and what that leaves. Pure."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import TypeVar
 
 from generator.runner import Allowance
 from schemas import Job
 from schemas.commands import Usage
+
+N = TypeVar("N", int, float)
+
+DayLeft = Callable[[Job], Awaitable[Allowance]]
+"""What its tenant's day leaves a job, by what was counted of all the tenant's jobs so far."""
 
 
 def added(one: Usage, other: Usage) -> Usage:
@@ -40,6 +47,21 @@ def allowance(job: Job, untold: Usage, now: datetime) -> Allowance:
         else max(0.0, limits.max_cost_usd - used.cost_usd),
         seconds=seconds_left(job, now),
     )
+
+
+def least(one: Allowance, other: Allowance) -> Allowance:
+    """What both allow."""
+    return Allowance(
+        tokens=_least(one.tokens, other.tokens),
+        cost_usd=_least(one.cost_usd, other.cost_usd),
+        seconds=_least(one.seconds, other.seconds),
+    )
+
+
+def _least(one: N | None, other: N | None) -> N | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def overspent(job: Job, untold: Usage) -> str | None:

@@ -21,7 +21,7 @@ from eventstore import (
     read_progress,
 )
 from generator.artifacts import ArtifactStore
-from generator.budget import added, overspent
+from generator.budget import DayLeft, added, overspent
 from generator.deadlines import Deadlines, Patience, deadline
 from generator.drafts import NO_DRAFT, STORE_ERRORS, Draft, Drafts
 from generator.errors import BudgetSpent, DeadlinePassed, GenerationError, SandboxUnavailable
@@ -54,6 +54,7 @@ class Build:
     deadlines: Deadlines
     patience: Patience
     sandbox_rate: Rate | None = None
+    day_left: DayLeft | None = None
     sandbox: Sandbox | None = None
     """The sandbox that this worker works in."""
     has_strays: bool = False

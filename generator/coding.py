@@ -5,15 +5,16 @@ from functools import partial
 
 import anyio
 
+from eventstore import patiently
 from generator.beside import beside
-from generator.budget import allowance, exhausted
-from generator.build import Build
+from generator.budget import allowance, exhausted, least
+from generator.build import LOG_PATIENCE_S, Build
 from generator.deadlines import deadline
 from generator.drafts import changed
 from generator.errors import BudgetSpent, GenerationError, NeedsReview, RunnerBusy, RunnerFailed
 from generator.repairing import to_mend
 from generator.retrying import retrying
-from generator.runner import RunnerTask
+from generator.runner import Allowance, RunnerTask
 from generator.runner_thread import run_in_thread
 
 DRAFT_PAUSE_S = 0.1
@@ -47,6 +48,7 @@ async def _run(build: Build, base: Mapping[str, bytes]) -> Mapping[str, bytes]:
     assert runner is not None  # noqa: S101 - without one the simulated phases run
     if spent := exhausted(job, build.usage):
         raise BudgetSpent(f"nothing is left to write the app with: {spent}. Allow more")
+    allowed = await _allowed(build)
     workspace = build.workspace()
     await workspace.clear()
     await workspace.load(build.draft.applied_to(base))
@@ -59,7 +61,7 @@ async def _run(build: Build, base: Mapping[str, bytes]) -> Mapping[str, bytes]:
         base_files=base,
         failure=to_mend(job),
         drafted=frozenset(build.draft.files),
-        allowance=allowance(job, build.usage, build.handler.clock()),
+        allowance=allowed,
     )
 
     async def run() -> None:
@@ -80,6 +82,22 @@ async def _run(build: Build, base: Mapping[str, bytes]) -> Mapping[str, bytes]:
     finally:
         build.draft = changed(base, workspace.files, build.usage)
     return workspace.files
+
+
+async def _allowed(build: Build) -> Allowance:
+    """What the run may use: what the job has left, and its tenant's day."""
+    job = build.job
+    allowed = allowance(job, build.usage, build.handler.clock())
+    if build.day_left is None:
+        return allowed
+    left = await patiently(partial(build.day_left, job), LOG_PATIENCE_S)
+    if left.tokens == 0 or left.cost_usd == 0:
+        what = "tokens" if left.tokens == 0 else "money"
+        raise BudgetSpent(
+            f"the {what} of tenant {job.tenant} for today are used up: submit it again after "
+            "midnight UTC, or raise the quota"
+        )
+    return least(allowed, left)
 
 
 async def _keep_drafts(build: Build, keep: Callable[[], Awaitable[None]]) -> None:

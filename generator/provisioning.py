@@ -23,6 +23,7 @@ from generator.errors import (
     SandboxError,
     SandboxGone,
 )
+from generator.handover import inherited_sandbox
 from generator.retrying import retrying
 from generator.sandbox import Sandbox
 from generator.sandbox_life import create_sandbox, living_sandbox
@@ -65,7 +66,7 @@ async def provide(build: Build) -> dict[str, Fact]:
     """
     began = time.monotonic()
     files = await build.files()
-    build.sandbox = await living_sandbox(build)
+    build.sandbox = await living_sandbox(build) or await inherited_sandbox(build)
     held = await _held_by(build, build.sandbox) if build.sandbox else None
     if build.sandbox is None or held is None:
         held = {}
@@ -114,8 +115,8 @@ async def _held_by(build: Build, sandbox: Sandbox) -> Mapping[str, bytes] | None
             return await build.files_of(held)
     except (FileNotFoundError, ArtifactMissing):
         pass
-    # In the first round there never was anything but files of this very manifest.
-    return {} if build.job.round == 1 else None
+    # In a first round there never was anything but files of this very manifest.
+    return {} if build.job.round == 1 and not build.job.in_place else None
 
 
 async def _patch(

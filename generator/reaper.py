@@ -17,6 +17,7 @@ from anyio import to_thread
 from eventstore import CommandHandler, EventStoreError, VersionConflict
 from generator.deadlines import deadline
 from generator.errors import GenerationError, SandboxGone
+from generator.handover import holder_of
 from generator.sandbox import SandboxInfo, SandboxRuntime, SandboxRuntimeFactory
 from generator.sandbox_life import KILL_S, LINEAGE
 from schemas import (
@@ -200,7 +201,8 @@ class Reaper:
         if not (is_id(tenant) and is_id(job)):
             return None
         try:
-            return await self._handler.load(JobRef(tenant, job))
+            made_for = await self._handler.load(JobRef(tenant, job))
+            return await holder_of(self._handler, made_for, info.sandbox_id)
         except JobUnknown:
             return None
 

@@ -101,8 +101,9 @@ async def _end_strays(build: Build, but: str | None = None) -> None:
         log.exception("strays_not_looked_for", job=build.job.job)
         return
     build.has_strays = False
+    handed_over = dict(build.job.handed_over)
     for stray in found:
-        if stray.sandbox_id != but:
+        if stray.sandbox_id != but and stray.sandbox_id not in handed_over:
             await _end(build, stray.sandbox_id)
 
 

@@ -22,7 +22,7 @@ from eventstore import (
 )
 from generator.artifacts import ArtifactStore
 from generator.beside import beside
-from generator.budget import seconds_left
+from generator.budget import DayLeft, seconds_left
 from generator.build import LOG_PATIENCE_S, Build
 from generator.deadlines import Deadlines, Patience
 from generator.drafts import NO_DRAFT
@@ -81,6 +81,7 @@ class GenerationService:
         deadlines: Deadlines | None = None,
         patience: Patience | None = None,
         sandbox_rate: Rate | None = None,
+        day_left: DayLeft | None = None,
         max_deliveries: int = MAX_DELIVERIES,
         is_alone: bool = False,
     ) -> None:
@@ -97,6 +98,7 @@ class GenerationService:
         self._deadlines = deadlines or Deadlines()
         self._patience = patience or Patience()
         self._sandbox_rate = sandbox_rate
+        self._day_left = day_left
         self._max_deliveries = max_deliveries
         self._numbering = Numbering(handler.store)
         self._is_alone = is_alone
@@ -127,6 +129,7 @@ class GenerationService:
             deadlines=self._deadlines,
             patience=self._patience,
             sandbox_rate=self._sandbox_rate,
+            day_left=self._day_left,
             has_strays=self._runner is not None and claim.attempt > 1,
         )
         if build.job.preview is Preview.WAKING:

@@ -161,9 +161,10 @@ class PausePreview:
 
 @dataclass(frozen=True, slots=True)
 class ExpirePreview:
-    """The sandbox of a finished build has ended, or nobody needs it any more."""
+    """The sandbox of a finished build has ended, or nobody needs it, or another job takes it."""
 
     reason: str
+    continued_by: str | None = None
 
 
 Command = (

@@ -283,7 +283,7 @@ def _expire_preview(state: Job, command: ExpirePreview) -> list[Known]:
     _check_ready(state, "ExpirePreview")
     if state.preview in (None, Preview.EXPIRED):
         return []
-    return [PreviewExpired(reason=command.reason)]
+    return [PreviewExpired(reason=command.reason, continued_by=command.continued_by)]
 
 
 def _made_anew(state: Job, command: Command) -> list[Known]:

@@ -95,7 +95,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "PreviewRequested": {"by": ERASED},
     "PreviewPaused": {"kept_until": KEPT},
     "PreviewResumed": {"sandbox_id": ERASED, "preview_url": ERASED, "ends_at": KEPT},
-    "PreviewExpired": {"reason": ERASED},
+    "PreviewExpired": {"reason": ERASED, "continued_by": KEPT},
 }
 """By wire type, what becomes of each field. A field that no rule names is left out."""
 

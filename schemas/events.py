@@ -241,10 +241,11 @@ class PreviewResumed(Payload):
 
 
 class PreviewExpired(Payload):
-    """The build's sandbox has ended; its files remain."""
+    """The build's sandbox has ended, or a job goes on in it: `continued_by`. Its files remain."""
 
     type: ClassVar[str] = "PreviewExpired"
     reason: Text
+    continued_by: Slug | None = None
 
 
 class UnknownEvent(Payload):

@@ -113,6 +113,7 @@ class Job:
     `scaffold_ms` … `checks_ms` is how long each phase took, all rounds together; None before it was
     completed once. `repair_…` is the part of the usage that later rounds than the first had.
     `failures` are the fingerprints of failed checks, in order, `last_failure` is the newest.
+    `handed_over`: sandboxes that were made for this job, and which job each was left to.
     """
 
     # Without slots: a copy with changes is then a copy of a dict, eight times as fast as
@@ -154,6 +155,7 @@ class Job:
     sandbox_ends_at: datetime | None = None
     preview: Preview | None = None
     preview_url: str | None = None
+    handed_over: tuple[tuple[str, str], ...] = ()
     build_number: int | None = None
     build_version: str | None = None
     workspace_path: str | None = None
@@ -346,8 +348,12 @@ def _resumed(_: Job, __: RecordedEvent, resumed: PreviewResumed) -> Changes:
     }
 
 
-def _expired(_: Job, __: RecordedEvent, ___: PreviewExpired) -> Changes:
-    return {**_WITHOUT_SANDBOX, "preview": Preview.EXPIRED, "preview_url": None}
+def _expired(state: Job, _: RecordedEvent, expired: PreviewExpired) -> Changes:
+    changes = {**_WITHOUT_SANDBOX, "preview": Preview.EXPIRED, "preview_url": None}
+    if expired.continued_by and state.sandbox_id:
+        handed = (state.sandbox_id, expired.continued_by)
+        changes["handed_over"] = (*state.handed_over, handed)
+    return changes
 
 
 def _unknown(_: Job, __: RecordedEvent, ___: UnknownEvent) -> Changes:

@@ -7,7 +7,7 @@ nothing but how much a job may use at most: no more than its tier allows, nor th
 
 import time
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, NamedTuple
 
 import anyio
@@ -23,7 +23,9 @@ from eventstore import (
     day_of,
     postgres_errors,
 )
+from generator import Allowance
 from projector import used_on
+from schemas import Job
 from schemas.commands import RequestBuild
 from schemas.events import Limits, Tier
 from service.problems import NotAllowed, Unusable
@@ -127,6 +129,19 @@ class Quotas:
             usd=rules.usd_a_day if own.usd_a_day is None else own.usd_a_day,
         )
         return Standing(tier, rules, day, await self._spent(tenant, day_of(now)))
+
+    async def left_for(self, job: Job) -> Allowance:
+        """What the day leaves a job that runs, by what its tenant's jobs have told so far."""
+        tier: Tier = "pro" if job.tier == "pro" else "free"
+        try:
+            standing = await self.standing(job.tenant, tier, now=datetime.now(UTC))
+        except NotAllowed:  # its tenant was put on another tier meanwhile
+            standing = await self.standing(job.tenant, None, now=datetime.now(UTC))
+        day, spent = standing.day, standing.spent
+        return Allowance(
+            tokens=None if day.tokens is None else max(0, day.tokens - spent.tokens),
+            cost_usd=None if day.usd is None else max(0.0, day.usd - spent.usd),
+        )
 
     async def own(self, tenant: str) -> OwnQuota:
         """What was set for this tenant alone."""

@@ -209,6 +209,9 @@ def free_bytes(settings: Settings, servers: Servers) -> int | None:
 
 def generation(settings: Settings, log: Log, *, is_alone: bool = False) -> GenerationService:
     """The generation service with the runner and the sandboxes that the settings ask for."""
+    # Only now: commands that run no builds do without it.
+    from service.quotas import Quotas
+
     runner = make_runner(settings)
     per_s = settings.sandboxes_per_s
     return GenerationService(
@@ -219,6 +222,7 @@ def generation(settings: Settings, log: Log, *, is_alone: bool = False) -> Gener
         sandbox_runtime_factory=lambda: make_sandbox_runtime(settings),
         workspace_root=settings.home / "workspaces",
         sandbox_rate=Rate(log.store, settings.sandbox_kind, per_s) if per_s else None,
+        day_left=Quotas(log.store, log.engine, settings.tiers).left_for,
         max_deliveries=settings.max_deliveries,
         is_alone=is_alone,
     )

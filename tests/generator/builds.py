@@ -11,6 +11,7 @@ import anyio
 
 from eventstore import Claim, CommandHandler, Hub, JobEvent, ProgressLine, follow
 from generator import ArtifactStore, Deadlines, GenerationService, Patience, Rate, Runner
+from generator.budget import DayLeft
 from schemas import JobRef, RecordedEvent
 from schemas.commands import RequestBuild
 from schemas.events import TERMINAL_TYPES, Payload
@@ -39,6 +40,7 @@ class Builds:
         *,
         patience: Patience = AT_ONCE,
         sandbox_rate: Rate | None = None,
+        day_left: DayLeft | None = None,
         **deadlines: Any,
     ) -> GenerationService:
         return GenerationService(
@@ -51,6 +53,7 @@ class Builds:
             deadlines=Deadlines(**{"probe_s": 5, **deadlines}),
             patience=patience,
             sandbox_rate=sandbox_rate,
+            day_left=day_left,
         )
 
     async def queued(self, **request: Any) -> JobRef:

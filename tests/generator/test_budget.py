@@ -2,7 +2,9 @@
 
 import pytest
 
-from schemas import Phase, Status
+from generator import Allowance
+from generator.budget import DayLeft
+from schemas import Job, Phase, Status
 from schemas.commands import Usage
 from schemas.events import JobFailed, Limits
 from tests.generator.builds import Builds, previews
@@ -73,3 +75,33 @@ async def test_a_budget_that_is_spent_ends_the_repairs(builds: Builds) -> None:
     job = await builds.service(runner, runtime).execute_build(claim)
     assert (job.failure_kind, runner.runs) == ("needs_review", 1)
     assert "all of its 30 tokens are used" in (job.error_message or "")
+
+
+def day_with(left: Allowance) -> DayLeft:
+    async def day_left(_: Job) -> Allowance:
+        return left
+
+    return day_left
+
+
+async def test_a_run_may_use_no_more_than_its_tenants_day_has_left(builds: Builds) -> None:
+    claim = await builds.claimed(limits=Limits(max_tokens=100, max_cost_usd=2.0))
+    runner, runtime = ScriptedRunner(), ScriptedRuntime()
+    service = builds.service(
+        runner, runtime, day_left=day_with(Allowance(tokens=500, cost_usd=0.75))
+    )
+    async with previews(runtime):
+        job = await service.execute_build(claim)
+    assert job.status is Status.READY
+    assert (runner.tasks[0].allowance.tokens, runner.tasks[0].allowance.cost_usd) == (100, 0.75)
+
+
+@pytest.mark.parametrize("left", [Allowance(tokens=0), Allowance(cost_usd=0.0)])
+async def test_a_job_that_was_queued_before_the_day_was_used_up_asks_no_model(
+    builds: Builds, left: Allowance
+) -> None:
+    claim = await builds.claimed()
+    runner = ScriptedRunner()
+    job = await builds.service(runner, day_left=day_with(left)).execute_build(claim)
+    assert (job.status, job.failure_kind, runner.runs) == (Status.FAILED, "budget", 0)
+    assert "midnight UTC" in (job.error_message or "")

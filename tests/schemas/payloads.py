@@ -124,7 +124,7 @@ payloads: dict[type[Known], st.SearchStrategy[Known]] = {
     PreviewRequested: st.builds(PreviewRequested, by=texts),
     PreviewPaused: st.builds(PreviewPaused, kept_until=st.none() | times),
     PreviewResumed: st.builds(PreviewResumed, sandbox_id=texts, preview_url=texts, ends_at=times),
-    PreviewExpired: st.builds(PreviewExpired, reason=texts),
+    PreviewExpired: st.builds(PreviewExpired, reason=texts, continued_by=st.none() | slugs),
 }
 
 any_payload: st.SearchStrategy[Known] = st.one_of(*payloads.values())

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from eventstore import CommandHandler, Hub, day_of
+from generator import Allowance
 from schemas import JobRef, Phase
 from schemas.commands import CompletePhase, StartJob, StartPhase
 from schemas.commands import Usage as Used
@@ -201,3 +202,15 @@ def test_the_table_of_tiers_is_changed_by_a_variable(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HEADRACE_TIERS", '{"free": {"jobs_a_day": 5, "usd_a_day": null}}')
     free = Settings.read().tiers.free
     assert (free.jobs_a_day, free.usd_a_day, free.max_repairs) == (5, None, 2)
+
+
+async def test_a_running_job_is_told_what_the_jobs_before_it_have_left_of_the_day(
+    api: QuietApi, handler: CommandHandler
+) -> None:
+    await submit(api)
+    second = (await submit(api)).json()["job_id"]
+    await use(handler, 900, 0.25)
+    job = await handler.load(JobRef(TENANT, second))
+    assert await api.quotas.left_for(job) == Allowance(tokens=100, cost_usd=0.75)
+    await api.quotas.set_own(TENANT, OwnQuota(tokens_a_day=10, usd_a_day=0.1))
+    assert await api.quotas.left_for(job) == Allowance(tokens=0, cost_usd=0.0)
