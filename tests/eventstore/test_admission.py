@@ -257,12 +257,12 @@ async def test_idle_workers_are_told_when_a_job_may_run_and_only_then(
     first, second = await queue(handler, CAP)
     assert await rung(handler.store) == "queued"
     await queue(handler, 2)
-    assert await rung(handler.store) == "event"
+    assert await rung(handler.store) == "request"
     await fail(handler, first)
     assert await rung(handler.store) == "queued"
     await handler.store.work.set_cap(TENANT, 1)
     await fail(handler, second)
-    assert await rung(handler.store) == "event"
+    assert await rung(handler.store) == "request"
     await handler.store.work.set_cap(TENANT, None)
     assert await rung(handler.store) == "queued"
 

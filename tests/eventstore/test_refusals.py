@@ -195,6 +195,7 @@ CALLS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "forget_commands": Scene.forget_commands,
     "heartbeat": Scene.beat,
     "progress": lambda scene: scene.tell(text="…"),
+    "rate": lambda scene: scene.store.scripts.plain("rate", ["hr:{rate}:sandboxes:e2b"], [1, 1]),
     "release": lambda scene: scene.store.work.release(scene.claim),
     "requeue": Scene.requeue,
     "regroup": lambda scene: scene.store.verification.verify_again(),
