@@ -30,7 +30,7 @@ async def find_build(reader: Reader, owner: str, project: str, number: int | Non
             found = next(iter(await list_builds(connection, owner, project, limit=1)), None)
     if found is None:
         which = "build" if number is None else f"build {number}"
-        raise reader.missing(f"{which} of project {project}")
+        raise reader.missing(f"{which} of project {project[:80]}")
     return found
 
 

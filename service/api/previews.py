@@ -6,14 +6,13 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from eventstore import Handled
-from projector import build_by_number
 from schemas import Job, JobRef
 from schemas.commands import ExpirePreview, RequestPreview
+from service.api.bases import find_build
 from service.api.jobs import IdempotencyKey
 from service.api.parts import OwnParts, Tenant, load
 from service.api.projects import Number
 from service.api.reading import POSITION, Reader, ReadModel
-from service.problems import NotThere
 
 LASTS = timedelta(minutes=20)
 """A preview that was asked for is there for so long at least."""
@@ -89,15 +88,8 @@ async def end_preview(
 
 
 async def _job(parts: OwnParts, owner: str, reader: Reader, project_id: str, number: int) -> Job:
-    async with reader.connection("builds") as connection:
-        found = await build_by_number(connection, owner, project_id, number)
-    if found is None:
-        raise _no_build(reader, project_id, number)
+    found = await find_build(reader, owner, project_id, number)
     return await load(parts, owner, found.job_id)
-
-
-def _no_build(reader: Reader, project_id: str, number: int) -> NotThere:
-    return reader.missing(f"build {number} of project {project_id[:80]}")
 
 
 def _ref(job: Job) -> JobRef:

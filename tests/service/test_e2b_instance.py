@@ -84,8 +84,9 @@ async def test_a_build_in_e2b_ends_ready_and_its_preview_can_be_ended_and_made_a
         preview = "/v1/projects/default/builds/1/preview"
         after = (await client.delete(preview)).headers["Headrace-Position"]
         reaper = make_reaper(instance.settings, instance.servers, instance.log)
-        assert (await reaper.reap()).ended == 1
-        assert not e2b_server.living
+        with anyio.fail_after(20):
+            while e2b_server.living:  # the instance's own reaper may be at it just now
+                await reaper.reap()
 
         # Asked for again, a worker makes it anew from the build's files.
         assert (await client.get(preview, params={"after": after})).json()["preview"] == "expired"
