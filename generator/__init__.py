@@ -4,8 +4,10 @@ from generator.artifacts import ArtifactStore
 from generator.deadlines import Deadlines, Patience
 from generator.errors import ArtifactMissing, GenerationError, SandboxUnavailable
 from generator.heart import Heart
+from generator.log_redaction import current_redactor
 from generator.rate import Rate
 from generator.reaper import Found, Reaper
+from generator.redaction import Redactor
 from generator.runner import Allowance, Runner
 from generator.sandbox import SandboxRuntime, SandboxRuntimeFactory
 from generator.service import GenerationService
@@ -25,11 +27,13 @@ __all__ = [
     "Patience",
     "Rate",
     "Reaper",
+    "Redactor",
     "Runner",
     "SandboxRuntime",
     "SandboxRuntimeFactory",
     "SandboxUnavailable",
     "Worker",
+    "current_redactor",
     "kept_lines",
     "log_lines",
 ]

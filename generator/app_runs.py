@@ -1,5 +1,7 @@
 """Commands of an app, run in its sandbox: what they print is shown, what fails says why."""
 
+from dataclasses import replace
+
 from generator.build import Build
 from generator.deadlines import deadline
 from generator.errors import CheckFailed, CommandTimeout, DeadlinePassed
@@ -19,7 +21,10 @@ async def run_command(
     *,
     installs: bool = False,
 ) -> CommandResult:
-    """The result of a command that succeeds. Raises `CheckFailed`, beginning with `failure`."""
+    """The result of a command that succeeds, with what people may see of the output's end.
+
+    Raises `CheckFailed`, beginning with `failure`.
+    """
     await build.transcript.say("command", command)
     try:
         result = await sandbox.run(
@@ -35,17 +40,17 @@ async def run_command(
             f"{failure}: `{command}` did not end within {timeout_s:g} s",
             command=command,
             exit_code=None,
-            output=tail(clean(error.output), MAX_OUTPUT_CHARS),
+            output=_end_of(build, error.output),
         ) from error
     if result.exit_code != 0:
-        output = tail(clean(result.output), MAX_OUTPUT_CHARS)
+        output = _end_of(build, result.output)
         raise CheckFailed(
             f"{failure}: `{command}` ended with exit code {result.exit_code}{last_line(output)}",
             command=command,
             exit_code=result.exit_code,
             output=output,
         )
-    return result
+    return replace(result, output=_end_of(build, result.output))
 
 
 async def start_server(build: Build, sandbox: Sandbox, command: str) -> None:
@@ -62,4 +67,9 @@ async def server_output(build: Build, sandbox: Sandbox) -> str:
             content = await sandbox.read_file(SERVER_LOG)
     except (FileNotFoundError, DeadlinePassed):
         return ""
-    return tail(clean(content.decode(errors="replace")), MAX_OUTPUT_CHARS)
+    return _end_of(build, content.decode(errors="replace"))
+
+
+def _end_of(build: Build, output: str) -> str:
+    """The tail of an output, fit to be shown; cut last, so that no secret is cut in two."""
+    return tail(build.redactor.text(clean(output)), MAX_OUTPUT_CHARS)

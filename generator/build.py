@@ -1,8 +1,8 @@
 """One build under way: the job as its worker knows it, its parts, and its voice in the log."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from generator.deadlines import Deadlines, Patience, deadline
 from generator.drafts import NO_DRAFT, STORE_ERRORS, Draft, Drafts
 from generator.errors import BudgetSpent, DeadlinePassed, GenerationError, SandboxUnavailable
 from generator.rate import Rate
+from generator.redaction import Redactor
 from generator.runner import Runner
 from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory
 from generator.transcript import LogLine, Transcript, log_lines
@@ -55,6 +56,8 @@ class Build:
     patience: Patience
     sandbox_rate: Rate | None = None
     day_left: DayLeft | None = None
+    redactor: Redactor = field(default_factory=Redactor)
+    """What all that leaves this worker goes through."""
     sandbox: Sandbox | None = None
     """The sandbox that this worker works in."""
     has_strays: bool = False
@@ -81,6 +84,7 @@ class Build:
             self._show_log,
             attempt=self.claim.attempt,
             phase=lambda: self.job.status.value,
+            redactor=lambda: self.redactor,
             clock=self.handler.clock,
         )
 
@@ -94,6 +98,10 @@ class Build:
         """What an app is told about itself."""
         return {"HEADRACE_JOB": self.job.job, "HEADRACE_MARKER": self.marker}
 
+    def keep_secret(self, values: Iterable[str]) -> None:
+        """From now on these leave the worker nowhere, either."""
+        self.redactor = self.redactor.knowing(values)
+
     def runtime(self) -> SandboxRuntime:
         """The provider of sandboxes, made when it is first needed."""
         if self.sandbox_runtime_factory is None:
@@ -105,19 +113,24 @@ class Build:
     # --- the log ---------------------------------------------------------------------------------
 
     async def tell(self, *commands: Command) -> Handled:
-        """Carry out commands on the job, as its owner: all of them, or none.
+        """Carry out commands on the job, as its owner: all of them, or none, without secrets.
 
         Waits for a Redis that is away: what a phase made, and what was paid for it, is not thrown
         away for a restart.
         """
         handled = await self.handler.handle(
-            self.claim.ref, *commands, job=self.job, claim=self.claim, patience_s=LOG_PATIENCE_S
+            self.claim.ref,
+            *self.redactor.within(commands),
+            job=self.job,
+            claim=self.claim,
+            patience_s=LOG_PATIENCE_S,
         )
         self.job = handled.job
         return handled
 
     async def note(self, kind: str, data: Mapping[str, Any]) -> None:
         """Show a line of progress. Raises `Fenced`; a Redis that is away costs the line only."""
+        data = self.redactor.within(data)
         try:
             await self.handler.store.progress(self.claim, kind, data, time=self.handler.clock())
         except RedisUnavailable as error:
@@ -165,7 +178,11 @@ class Build:
         except RedisUnavailable as error:
             log.warning("earlier_log_lost", job=self.job.job, error=str(error))
             return []
-        return [line for line in log_lines(said) if line.attempt < self.claim.attempt]
+        return [
+            replace(line, text=self.redactor.text(line.text))  # its worker may have known less
+            for line in log_lines(said)
+            if line.attempt < self.claim.attempt
+        ]
 
     async def _show_log(self, said: Mapping[str, Any]) -> bool:
         store = self.handler.store
@@ -238,8 +255,19 @@ class Build:
         return self.workspace_root / self.job.job
 
     def workspace(self) -> Workspace:
-        """The job's workspace; its writes are shown as progress."""
-        return Workspace(self.workspace_path, on_file=self.note_file)
+        """The job's workspace; its writes are shown as progress, and hold no known secret."""
+
+        async def note(path: str, size_bytes: int) -> None:
+            if path in workspace.redacted:
+                await self.transcript.say("note", f"a secret was taken out of {path}")
+            await self.note_file(path, size_bytes)
+
+        workspace = Workspace(
+            self.workspace_path,
+            on_file=note,
+            redact=lambda text: self.redactor.without_values(text),
+        )
+        return workspace
 
     async def store_files(self, files: Mapping[str, bytes]) -> str:
         """Keep the app's files; the digest of their manifest."""

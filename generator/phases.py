@@ -13,7 +13,7 @@ from generator.app_runs import SERVER_LOG, run_command, server_output, start_ser
 from generator.build import Build
 from generator.coding import write_code
 from generator.errors import CheckFailed
-from generator.output import clean, last_line, tail
+from generator.output import last_line, tail
 from generator.probe import probe
 from generator.provisioning import provide, surviving
 from generator.sandbox import PREVIEW_PORT
@@ -118,7 +118,7 @@ async def _checks(build: Build) -> CompletePhase:
         evidence={
             "tests_exit_code": tested.exit_code,
             "tests_ms": tests_ms,
-            "tests_output": tail(clean(tested.output), 1_000),
+            "tests_output": tail(tested.output, 1_000),
             "probe_url": found.url,
             "probe_status": found.status,
             "probe_marker": found.marker,

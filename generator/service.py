@@ -33,11 +33,13 @@ from generator.errors import (
     NeedsReview,
     WorkersLost,
 )
+from generator.log_redaction import redacting
 from generator.numbering import Numbering
 from generator.output import for_people
 from generator.phases import PHASES, simulated
 from generator.previews import wake_preview
 from generator.rate import Rate
+from generator.redaction import Redactor
 from generator.repairing import record, review_text, why_not_repair
 from generator.runner import Runner
 from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
@@ -82,10 +84,13 @@ class GenerationService:
         patience: Patience | None = None,
         sandbox_rate: Rate | None = None,
         day_left: DayLeft | None = None,
+        redactor: Redactor | None = None,
         max_deliveries: int = MAX_DELIVERIES,
         is_alone: bool = False,
     ) -> None:
         """`max_deliveries`: a job that so many workers took and none got further is given up.
+
+        `redactor` knows what no build may let out.
 
         `is_alone`: nobody goes on with a build when this worker ends, so its sandbox ends with it.
         """
@@ -99,6 +104,7 @@ class GenerationService:
         self._patience = patience or Patience()
         self._sandbox_rate = sandbox_rate
         self._day_left = day_left
+        self._redactor = redactor or Redactor()
         self._max_deliveries = max_deliveries
         self._numbering = Numbering(handler.store)
         self._is_alone = is_alone
@@ -130,8 +136,13 @@ class GenerationService:
             patience=self._patience,
             sandbox_rate=self._sandbox_rate,
             day_left=self._day_left,
+            redactor=self._redactor,
             has_strays=self._runner is not None and claim.attempt > 1,
         )
+        with redacting(lambda: build.redactor):
+            return await self._execute(build)
+
+    async def _execute(self, build: Build) -> Job:
         if build.job.preview is Preview.WAKING:
             try:
                 await wake_preview(build, most_deliveries=self._max_deliveries)

@@ -1,7 +1,7 @@
 """All that is said during a build: by its commands, by its app, by the model that writes it.
 
 Shown live as lines of progress, a flood of them put together and cut off, and kept whole as an
-artifact when the job ends.
+artifact when the job ends. Secrets are taken out before either.
 """
 
 import json
@@ -15,6 +15,7 @@ import anyio
 
 from eventstore import EventStoreError, ProgressLine, RedisUnavailable
 from generator.output import MAX_LINE_CHARS, clean
+from generator.redaction import Redactor, Stream
 from schemas import format_time
 
 Source = Literal["command", "stdout", "stderr", "server", "model", "note"]
@@ -63,6 +64,15 @@ class _Rest:
     said_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Redacting:
+    """What a source says in a phase, on its way through a redactor."""
+
+    stream: Stream
+    redactor: Redactor
+    phase: str
+
+
 class Transcript:
     """Takes what is said, shows it line by line, and keeps it.
 
@@ -76,15 +86,19 @@ class Transcript:
         *,
         attempt: int = 1,
         phase: Callable[[], str] = lambda: "",
+        redactor: Callable[[], Redactor] = Redactor,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`show` gives False once nothing more of the job is shown.
 
         When it raises `RedisUnavailable` it is asked again, later; what else it raises is final.
+        `redactor` gives the one to use from now on.
         """
         self._show = show
         self._attempt = attempt
         self._phase = phase
+        self._redactor = redactor
+        self._redacting: dict[Source, _Redacting] = {}
         self._clock = clock
         self._rest: dict[Source, _Rest] = {}
         self._waiting: dict[tuple[str, Source], str] = {}
@@ -103,14 +117,15 @@ class Transcript:
             raise self._lost
         phase = self._phase()
         if source in self._rest and self._rest[source].phase != phase:
-            self._end_line(source)
+            self._end_line(source, is_last=True)
         before = self._rest.pop(source, None)
         lines, newline, rest = ((before.text if before else "") + text).rpartition("\n")
         if len(rest) > MAX_LINE_CHARS:
             lines, rest = lines + newline + rest, ""
         if rest:
             self._rest[source] = _Rest(rest, phase, anyio.current_time())
-        self._say(source, lines, phase)
+        if lines or newline:
+            self._say(source, lines + newline, phase)
         self._news.set()
 
     async def say(self, source: Source, line: str) -> None:
@@ -135,9 +150,9 @@ class Transcript:
     async def flush(self) -> None:
         """Show all that has come, unfinished lines too, unless Redis is away.
 
-        Raises what else `show` raises.
+        What comes then begins anew: no secret reaches over a flush. Raises what else `show` raises.
         """
-        self._end_lines(said_before=float("inf"))
+        self._end_all()
         await self._show_waiting()
 
     def whole(self, earlier: Iterable[LogLine] = ()) -> bytes:
@@ -145,7 +160,7 @@ class Transcript:
 
         Empty if nothing was. No more than some `MAX_KEPT_BYTES`.
         """
-        self._end_lines(said_before=float("inf"))
+        self._end_all()
         self._kept.seek(0)
         own = self._kept.read()
         self._kept.seek(0, 2)
@@ -160,17 +175,42 @@ class Transcript:
         """Give back what it takes on this machine."""
         self._kept.close()
 
+    def _end_all(self) -> None:
+        for source in dict.fromkeys([*self._rest, *self._redacting]):
+            self._end_line(source, is_last=True)
+
     def _end_lines(self, *, said_before: float) -> None:
         for source, rest in list(self._rest.items()):
             if rest.said_at <= said_before:
                 self._end_line(source)
 
-    def _end_line(self, source: Source) -> None:
-        rest = self._rest.pop(source)
-        self._say(source, rest.text, rest.phase)
+    def _end_line(self, source: Source, *, is_last: bool = False) -> None:
+        """Say what there is of a line; with `is_last` nothing is held back for what may come."""
+        if rest := self._rest.pop(source, None):
+            self._say(source, rest.text, rest.phase, is_last=is_last)
+        elif is_last:
+            self._end_redacting(source)
 
-    def _say(self, source: Source, text: str, phase: str) -> None:
-        rest = clean(text).strip("\n")
+    def _say(self, source: Source, text: str, phase: str, *, is_last: bool = False) -> None:
+        """Say what is decided of it: the end may be held back until more has come."""
+        redactor, before = self._redactor(), self._redacting.get(source)
+        if before and (before.phase != phase or before.redactor is not redactor):
+            self._end_redacting(source)
+            before = None
+        if before is None:
+            before = self._redacting[source] = _Redacting(redactor.stream(), redactor, phase)
+        # Behind the cleaning: a value with an escape in the middle is whole only then.
+        said = before.stream.feed(clean(text))
+        if is_last:
+            said += self._redacting.pop(source).stream.end()
+        self._show_and_keep(source, said, phase)
+
+    def _end_redacting(self, source: Source) -> None:
+        ended = self._redacting.pop(source)
+        self._show_and_keep(source, ended.stream.end(), ended.phase)
+
+    def _show_and_keep(self, source: Source, text: str, phase: str) -> None:
+        rest = text.strip("\n")
         while rest:
             part, rest = _cut(rest)
             self._keep(source, part, phase)

@@ -22,6 +22,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PART = ".headrace-part"
 
 OnFile = Callable[[str, int], Awaitable[None]]
+Redact = Callable[[str], str]
 
 
 def checked_path(path: str) -> str:
@@ -47,12 +48,15 @@ class Workspace:
     """The files of one job, kept in a folder of their own and written through this class only.
 
     `clear` it first: what a predecessor left half-written must not leak into a build.
-    `on_file` hears of every written file (path, size in bytes).
+    `on_file` hears of every written file (path, size in bytes). What is written goes through
+    `redact`; `redacted` has the paths of the files in which that changed something.
     """
 
-    def __init__(self, root: Path, *, on_file: OnFile) -> None:
+    def __init__(self, root: Path, *, on_file: OnFile, redact: Redact = str) -> None:
         self.root = root
         self.on_file = on_file
+        self.redacted: set[str] = set()
+        self._redact = redact
         self._is_closed = False
         self._files: dict[str, bytes] = {}
         self._folded: dict[str, str] = {}
@@ -93,10 +97,14 @@ class Workspace:
 
         Raises `BadPath` when it lies outside the workspace, clashes with another file (also by
         letter case alone, which some disks cannot tell apart) or breaks a limit of size or number;
-        also when a link stands in its way that somebody else has laid.
+        also when a link stands in its way that somebody else has laid, or its name holds a secret.
         """
+        if (shown := self._redact(path)) != path:
+            raise BadPath(shown, "its name holds a secret")
+        kept = self._redact(content)
+        (self.redacted.discard if kept == content else self.redacted.add)(path)
         try:
-            data = content.encode()
+            data = kept.encode()
         except UnicodeEncodeError:
             raise BadPath(path, "its content is not Unicode text (a lone surrogate)") from None
         await self._put(path, data)

@@ -1,15 +1,38 @@
-"""Log output: constant event names, facts as fields; never goals, payloads or keys."""
+"""Log output: constant event names, facts as fields; never goals, payloads or keys.
+
+Whatever is written goes through a redactor as a whole: also tracebacks, and what libraries say.
+"""
 
 import logging
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 
+from generator import Redactor, current_redactor
 
-def configure_logging(stream: TextIO = sys.stderr) -> None:
-    """Send log output to `stream`: for people at a terminal, as JSON lines elsewhere."""
-    for_people = stream.isatty()
+
+class _Redacted(logging.Formatter):
+    """Formats what comes from elsewhere than structlog."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__(logging.BASIC_FORMAT)
+        self._redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:
+        return (current_redactor() or self._redactor).text(super().format(record))
+
+
+def configure_logging(stream: TextIO = sys.stderr, redactor: Redactor | None = None) -> None:
+    """Send log output to `stream`: for people at a terminal, as JSON lines elsewhere.
+
+    In a build its own redactor is used, which knows what `redactor` does.
+    """
+    for_people, process = stream.isatty(), redactor or Redactor()
+
+    def redacted(_: object, __: str, line: Any) -> str:
+        return (current_redactor() or process).text(line)
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -24,9 +47,12 @@ def configure_logging(stream: TextIO = sys.stderr) -> None:
                     structlog.processors.JSONRenderer(default=str),
                 ]
             ),
+            redacted,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(stream=stream, level=logging.WARNING, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Redacted(process))

@@ -22,6 +22,7 @@ from eventstore import (
     TooManyWaiting,
     VersionConflict,
 )
+from generator import Redactor
 from schemas import CommandRefused, JobUnknown, UndecodableEvent, format_time
 
 MEDIA_TYPE = "application/problem+json"
@@ -85,20 +86,20 @@ def problem(status: int, title: str, detail: str = "", **members: Any) -> JSONRe
     return JSONResponse(content, status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Turn every error of an app's routes into a problem document."""
+def install(app: FastAPI, redactor: Redactor) -> None:
+    """Turn every error of an app's routes into a problem document without secrets."""
 
     async def known(_: Request, error: Exception) -> Response:
         for kind in type(error).__mro__:
             if kind in _STATUS:
                 status, title = _STATUS[kind]
-                return problem(status, title, str(error))
+                return problem(status, title, redactor.text(str(error)))
         log.error("request_failed", exc_info=error)
         return problem(500, "Something went wrong on our side")
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
-        answer = problem(error.status_code, str(error.detail))
+        answer = problem(error.status_code, redactor.text(str(error.detail)))
         answer.headers.update(error.headers or {})
         return answer
 
@@ -112,19 +113,19 @@ def install(app: FastAPI) -> None:
 
     async def not_there(_: Request, error: Exception) -> Response:
         assert isinstance(error, NotThere)  # noqa: S101 - registered for it
-        answer = problem(404, "Not found", str(error))
+        answer = problem(404, "Not found", redactor.text(str(error)))
         answer.headers.update(error.headers)
         return answer
 
     async def not_allowed(_: Request, error: Exception) -> Response:
-        return problem(403, "Not allowed", str(error))
+        return problem(403, "Not allowed", redactor.text(str(error)))
 
     async def quota_spent(_: Request, error: Exception) -> Response:
         assert isinstance(error, QuotaSpent)  # noqa: S101 - registered for it
         answer = problem(
             429,
             "The quota of the day is used up",
-            str(error),
+            redactor.text(str(error)),
             quota=error.what,
             limit=error.limit,
             used=error.used,
@@ -135,7 +136,7 @@ def install(app: FastAPI) -> None:
 
     async def gone(_: Request, error: Exception) -> Response:
         log.error("artifact_missing", error=str(error))
-        return problem(410, "Gone", str(error))
+        return problem(410, "Gone", redactor.text(str(error)))
 
     async def nothing_more(_: Request, __: Exception) -> Response:
         return Response(status_code=204)

@@ -47,6 +47,7 @@ from service.embedded import (
 from service.errors import SettingsInvalid
 from service.instance import LOCAL_TENANT, Instance, announced, local_key
 from service.keys import KeyRing
+from service.known_secrets import redactor_of
 from service.migrating import upgrade
 from service.settings import RunnerKind, SandboxKind, Settings
 
@@ -149,6 +150,7 @@ async def running(
             Quotas(log.store, log.engine, settings.tiers),
             trouble=projector.trouble,
             read_wait_s=settings.read_wait_s,
+            redactor=redactor_of(settings),
         )
         api = api_server(parts)
         bound = listener.getsockname()
@@ -223,6 +225,7 @@ def generation(settings: Settings, log: Log, *, is_alone: bool = False) -> Gener
         workspace_root=settings.home / "workspaces",
         sandbox_rate=Rate(log.store, settings.sandbox_kind, per_s) if per_s else None,
         day_left=Quotas(log.store, log.engine, settings.tiers).left_for,
+        redactor=redactor_of(settings),
         max_deliveries=settings.max_deliveries,
         is_alone=is_alone,
     )

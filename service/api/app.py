@@ -28,7 +28,7 @@ def create_api(parts: Parts) -> FastAPI:
     app = FastAPI(title="Headrace", version="0.1.0", docs_url=None, redoc_url=None)
     app.state.parts = parts
     app.state.folded = Folded(parts.engine)
-    problems.install(app)
+    problems.install(app, parts.redactor)
     app.add_middleware(BodyLimit, most_bytes=MAX_BODY_BYTES)
     for noun in (
         jobs,

@@ -65,7 +65,9 @@ async def readyz(parts: OwnParts) -> JSONResponse:
         known = {"lag": {str(number): lag for number, lag in seen.lag.items()}}
         known["parked"] = seen.parked
         known["left_out"] = seen.left_out
-    trouble = {str(number): said for number, said in sorted(seen.trouble.items())}
+    trouble = {
+        str(number): parts.redactor.text(said) for number, said in sorted(seen.trouble.items())
+    }
     is_late = bool(seen.read_model or trouble or seen.left_out)
     return _answer(is_late, read_model=seen.read_model or "ok", projector=trouble, **known)
 
@@ -83,7 +85,7 @@ async def _fault(parts: Parts, check: Callable[[Parts], Awaitable[None]]) -> str
         with anyio.fail_after(HEALTH_S):
             await check(parts)
     except (EventStoreError, TimeoutError) as error:
-        return str(error) or "no answer in time"
+        return parts.redactor.text(str(error)) or "no answer in time"
     return ""
 
 

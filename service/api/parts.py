@@ -8,7 +8,7 @@ from fastapi import Depends, Header, HTTPException, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import CommandHandler, Hub
-from generator import ArtifactStore
+from generator import ArtifactStore, Redactor
 from schemas import Job, JobRef, JobUnknown, is_id
 from service.keys import KeyRing
 from service.quotas import Quotas
@@ -20,6 +20,7 @@ class Parts:
 
     `trouble` is the projector's own: what it waits for or stands still at, by partition, as it
     changes. `read_wait_s`: how long a read waits at most for what its `after` names.
+    `redactor`: what errors say goes through it.
     """
 
     handler: CommandHandler
@@ -30,6 +31,7 @@ class Parts:
     quotas: Quotas
     trouble: Mapping[int, str] = field(default_factory=dict)
     read_wait_s: float = 2.0
+    redactor: Redactor = field(default_factory=Redactor)
 
 
 def _parts(request: Request) -> Parts:

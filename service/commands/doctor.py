@@ -27,6 +27,7 @@ from service.doctor.surroundings import (
 from service.embedded import Servers
 from service.errors import ServiceError, SettingsInvalid
 from service.instance import Instance
+from service.known_secrets import redactor_of_this_process
 from service.logging import configure_logging
 from service.settings import Settings
 
@@ -47,9 +48,10 @@ def doctor(as_json: AsJson = False) -> None:
 
     Exit code 1 when there is a problem; warnings alone leave it at 0.
     """
-    configure_logging(sys.stderr)
+    redactor = redactor_of_this_process()
+    configure_logging(sys.stderr, redactor)
     with err.status("Examining …"):
-        findings = _examine()
+        findings = redactor.within(_examine())
     if as_json:
         worst = "problem" if _is_wrong(findings) else "ok"
         print_json({"status": worst, "findings": [finding.to_dict() for finding in findings]})

@@ -33,6 +33,7 @@ from service.demo import Outcome
 from service.embedded import Servers
 from service.errors import AlreadyRunning, NotRunning
 from service.instance import Instance
+from service.known_secrets import redactor_of
 from service.logging import configure_logging
 from service.settings import Settings
 
@@ -145,7 +146,7 @@ def up() -> None:
 
     with friendly():
         settings = Settings.read()
-        configure_logging(sys.stderr)
+        configure_logging(sys.stderr, redactor_of(settings))
         with servers_of(settings) as servers:
             run_until_stopped(lambda stopping: serve(settings, servers, stopping))
         out.print("Stopped. Log, jobs and files are kept; previews go on until their own time-out.")
@@ -171,7 +172,7 @@ def worker() -> None:
 
     with friendly():
         settings = Settings.read()
-        configure_logging(sys.stderr)
+        configure_logging(sys.stderr, redactor_of(settings))
         servers = _servers_to_join(settings)
         run_until_stopped(lambda stopping: work(settings, servers, stopping))
         out.print("Stopped. Jobs that were not finished are handed back.")
@@ -194,7 +195,7 @@ def reaper() -> None:
 
     with friendly():
         settings = Settings.read()
-        configure_logging(sys.stderr)
+        configure_logging(sys.stderr, redactor_of(settings))
         servers = _servers_to_join(settings)
         run_until_stopped(lambda stopping: reap(settings, servers, stopping))
 

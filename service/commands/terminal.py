@@ -17,6 +17,7 @@ from eventstore import EventStoreError
 from service.embedded import Servers
 from service.errors import ApiError, NotRunning, ServiceError, SettingsInvalid
 from service.instance import Instance
+from service.known_secrets import redactor_of, redactor_of_this_process
 from service.logging import configure_logging
 from service.settings import Settings
 
@@ -63,7 +64,8 @@ def friendly() -> Iterator[None]:
     try:
         yield
     except (ServiceError, EventStoreError) as error:
-        err.print(f"[bold red]headrace:[/] {escape(str(error))}", highlight=False)
+        says = redactor_of_this_process().text(str(error))
+        err.print(f"[bold red]headrace:[/] {escape(says)}", highlight=False)
         refused = isinstance(error, ApiError) and 400 <= error.status < 500
         raise typer.Exit(REFUSED if refused else 1) from error
 
@@ -152,5 +154,5 @@ def log_file(settings: Settings) -> Iterator[None]:
     """Log output goes to a file while the terminal shows the build."""
     settings.make_home()
     with (settings.home / "headrace.log").open("a", buffering=1) as file:
-        configure_logging(file)
+        configure_logging(file, redactor_of(settings))
         yield

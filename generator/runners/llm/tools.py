@@ -112,7 +112,8 @@ class Toolbox:
             raise ToolRefused(f"the app has {len(files)} files already, and no more are allowed")
         await self._workspace.write(asked.path, asked.content)
         self._changed = True
-        return f"written, {len(self._workspace.files[asked.path])} bytes"
+        size = f"{len(self._workspace.files[asked.path])} bytes"
+        return f"written, {size}{self._remark(asked.path)}"
 
     async def _edit(self, asked: EditFile) -> str:
         text = self._text(asked.path)
@@ -123,7 +124,12 @@ class Toolbox:
             raise ToolRefused(f"`old` {where} in {asked.path}: {advice}")
         await self._workspace.write(asked.path, text.replace(asked.old, asked.new))
         self._changed = True
-        return "replaced"
+        return f"replaced{self._remark(asked.path)}"
+
+    def _remark(self, path: str) -> str:
+        if path not in self._workspace.redacted:
+            return ""
+        return "; a secret in it was taken out: let the app read it from its environment"
 
     async def _delete(self, asked: DeleteFile) -> str:
         self._text_or_bytes(asked.path)
