@@ -10,7 +10,7 @@ from uuid import uuid4
 import anyio
 
 from eventstore import Claim, CommandHandler, Hub, JobEvent, ProgressLine, follow
-from generator import ArtifactStore, Deadlines, GenerationService, Patience, Rate, Runner
+from generator import ArtifactStore, Deadlines, GenerationService, Patience, Rate, Redactor, Runner
 from generator.budget import DayLeft
 from schemas import JobRef, RecordedEvent
 from schemas.commands import RequestBuild
@@ -41,6 +41,7 @@ class Builds:
         patience: Patience = AT_ONCE,
         sandbox_rate: Rate | None = None,
         day_left: DayLeft | None = None,
+        redactor: Redactor | None = None,
         **deadlines: Any,
     ) -> GenerationService:
         return GenerationService(
@@ -54,6 +55,7 @@ class Builds:
             patience=patience,
             sandbox_rate=sandbox_rate,
             day_left=day_left,
+            redactor=redactor,
         )
 
     async def queued(self, **request: Any) -> JobRef:

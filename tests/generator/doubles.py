@@ -4,7 +4,7 @@ import shlex
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -137,6 +137,8 @@ class ScriptedRuntime:
     preview: str = "http://127.0.0.1:1"
     exit_codes: Mapping[str, ExitCode] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
+    says: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What commands print while they run, piece by piece."""
     hang_on: str | None = None
     server_says: str = ""
     hanging: anyio.Event = field(default_factory=anyio.Event)
@@ -266,7 +268,8 @@ class ScriptedSandbox:
             self.runtime.hanging.set()
             await self.runtime.go_on.wait()
         if on_output:
-            await on_output("stdout", f"{command} says hello\n")
+            for piece in self.runtime.says.get(command, [f"{command} says hello\n"]):
+                await on_output("stdout", piece)
         code = self.runtime.exit_codes.get(command, 0)
         output = self.runtime.outputs.get(command, f"{command} output")
         return CommandResult(code if isinstance(code, int) else code(self), output)

@@ -190,6 +190,28 @@ async def test_a_command_gets_the_environment_it_is_given(sandbox: Sandbox) -> N
     assert result.output.split("|")[:4] == [*env.values(), "unset"]
 
 
+async def test_no_variable_of_the_worker_is_in_a_sandbox(
+    runtime: SandboxRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ANTHROPIC_API_KEY", "E2B_API_KEY", "DATABASE_URL", "HEADRACE_KEY"):
+        monkeypatch.setenv(name, "of-the-worker")
+    sandbox = await runtime.create(metadata={"job": "j1"}, timeout_s=60)
+    look = "env"
+    if runtime.provider == "local":  # those of all processes in it; the other's are our server's
+        look += "; cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'"
+    seen = (await sandbox.run(look, timeout_s=10, env={"MINE": "mine"})).output
+    assert "MINE=mine" in seen
+    for name in ("of-the-worker", "API_KEY", "DATABASE_URL", "HEADRACE_KEY", "PYTEST_"):
+        assert name not in seen
+    await sandbox.start(look, log_path="server.log")
+
+    async def has_looked() -> bool:
+        return b"PATH=" in await sandbox.read_file("server.log")
+
+    await until(has_looked)
+    assert b"of-the-worker" not in await sandbox.read_file("server.log")
+
+
 async def test_a_command_is_a_line_of_the_shell(sandbox: Sandbox) -> None:
     result = await sandbox.run('for i in 1 2; do\n echo "it\'s $i" | cat\ndone', timeout_s=10)
     assert result.output == "it's 1\nit's 2\n"
