@@ -7,7 +7,7 @@ from generator.heart import Heart
 from generator.log_redaction import current_redactor
 from generator.rate import Rate
 from generator.reaper import Found, Reaper
-from generator.redaction import Redactor
+from generator.redaction import KEYS_ONLY, Redactor
 from generator.runner import Allowance, Runner
 from generator.sandbox import SandboxRuntime, SandboxRuntimeFactory
 from generator.service import GenerationService
@@ -15,6 +15,7 @@ from generator.transcript import LogLine, kept_lines, log_lines
 from generator.worker import Worker
 
 __all__ = [
+    "KEYS_ONLY",
     "Allowance",
     "ArtifactMissing",
     "ArtifactStore",

@@ -26,7 +26,7 @@ from generator.deadlines import Deadlines, Patience, deadline
 from generator.drafts import NO_DRAFT, STORE_ERRORS, Draft, Drafts
 from generator.errors import BudgetSpent, DeadlinePassed, GenerationError, SandboxUnavailable
 from generator.rate import Rate
-from generator.redaction import Redactor
+from generator.redaction import KEYS_ONLY, Redactor
 from generator.runner import Runner
 from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory
 from generator.transcript import LogLine, Transcript, log_lines
@@ -56,7 +56,7 @@ class Build:
     patience: Patience
     sandbox_rate: Rate | None = None
     day_left: DayLeft | None = None
-    redactor: Redactor = field(default_factory=Redactor)
+    redactor: Redactor = KEYS_ONLY
     """What all that leaves this worker goes through."""
     sandbox: Sandbox | None = None
     """The sandbox that this worker works in."""

@@ -21,7 +21,7 @@ from generator.key_patterns import (
 )
 from generator.secret_forms import MIN_CHARS, forms, known
 
-__all__ = ["MAX_HELD_CHARS", "MIN_CHARS", "REPLACEMENT", "Redactor", "Stream"]
+__all__ = ["KEYS_ONLY", "MAX_HELD_CHARS", "MIN_CHARS", "REPLACEMENT", "Redactor", "Stream"]
 
 MAX_HELD_CHARS = 8 * 1024
 """How much of what looks like a key is waited for, unless a known value is longer still."""
@@ -159,6 +159,10 @@ class Redactor:
                 if next_form < len(self._forms) and self._forms[next_form].startswith(beginning):
                     return begin
         return end
+
+
+KEYS_ONLY = Redactor()
+"""Knows no value: finds what looks like a key."""
 
 
 class Stream:

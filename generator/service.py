@@ -39,7 +39,7 @@ from generator.output import for_people
 from generator.phases import PHASES, simulated
 from generator.previews import wake_preview
 from generator.rate import Rate
-from generator.redaction import Redactor
+from generator.redaction import KEYS_ONLY, Redactor
 from generator.repairing import record, review_text, why_not_repair
 from generator.runner import Runner
 from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
@@ -84,7 +84,7 @@ class GenerationService:
         patience: Patience | None = None,
         sandbox_rate: Rate | None = None,
         day_left: DayLeft | None = None,
-        redactor: Redactor | None = None,
+        redactor: Redactor = KEYS_ONLY,
         max_deliveries: int = MAX_DELIVERIES,
         is_alone: bool = False,
     ) -> None:
@@ -104,7 +104,7 @@ class GenerationService:
         self._patience = patience or Patience()
         self._sandbox_rate = sandbox_rate
         self._day_left = day_left
-        self._redactor = redactor or Redactor()
+        self._redactor = redactor
         self._max_deliveries = max_deliveries
         self._numbering = Numbering(handler.store)
         self._is_alone = is_alone

@@ -15,7 +15,7 @@ import anyio
 
 from eventstore import EventStoreError, ProgressLine, RedisUnavailable
 from generator.output import MAX_LINE_CHARS, clean
-from generator.redaction import Redactor, Stream
+from generator.redaction import KEYS_ONLY, Redactor, Stream
 from schemas import format_time
 
 Source = Literal["command", "stdout", "stderr", "server", "model", "note"]
@@ -86,7 +86,7 @@ class Transcript:
         *,
         attempt: int = 1,
         phase: Callable[[], str] = lambda: "",
-        redactor: Callable[[], Redactor] = Redactor,
+        redactor: Callable[[], Redactor] = lambda: KEYS_ONLY,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`show` gives False once nothing more of the job is shown.

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import SecretStr
 
-from generator import Redactor
+from generator import KEYS_ONLY, Redactor
 from service.errors import SettingsInvalid
 from service.settings import Settings
 
@@ -20,7 +20,7 @@ def redactor_of_this_process() -> Redactor:
     try:
         return redactor_of(Settings.read())
     except SettingsInvalid:
-        return Redactor()
+        return KEYS_ONLY
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

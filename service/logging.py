@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from generator import Redactor, current_redactor
+from generator import KEYS_ONLY, Redactor, current_redactor
 
 
 class _Redacted(logging.Formatter):
@@ -23,15 +23,15 @@ class _Redacted(logging.Formatter):
         return (current_redactor() or self._redactor).text(super().format(record))
 
 
-def configure_logging(stream: TextIO = sys.stderr, redactor: Redactor | None = None) -> None:
+def configure_logging(stream: TextIO = sys.stderr, redactor: Redactor = KEYS_ONLY) -> None:
     """Send log output to `stream`: for people at a terminal, as JSON lines elsewhere.
 
     In a build its own redactor is used, which knows what `redactor` does.
     """
-    for_people, process = stream.isatty(), redactor or Redactor()
+    for_people = stream.isatty()
 
     def redacted(_: object, __: str, line: Any) -> str:
-        return (current_redactor() or process).text(line)
+        return (current_redactor() or redactor).text(line)
 
     structlog.configure(
         processors=[
@@ -55,4 +55,4 @@ def configure_logging(stream: TextIO = sys.stderr, redactor: Redactor | None = N
     )
     logging.basicConfig(stream=stream, level=logging.WARNING, force=True)
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(_Redacted(process))
+        handler.setFormatter(_Redacted(redactor))

@@ -8,7 +8,7 @@ from fastapi import Depends, Header, HTTPException, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import CommandHandler, Hub
-from generator import ArtifactStore, Redactor
+from generator import KEYS_ONLY, ArtifactStore, Redactor
 from schemas import Job, JobRef, JobUnknown, is_id
 from service.keys import KeyRing
 from service.quotas import Quotas
@@ -31,7 +31,7 @@ class Parts:
     quotas: Quotas
     trouble: Mapping[int, str] = field(default_factory=dict)
     read_wait_s: float = 2.0
-    redactor: Redactor = field(default_factory=Redactor)
+    redactor: Redactor = KEYS_ONLY
 
 
 def _parts(request: Request) -> Parts:

@@ -10,7 +10,16 @@ from uuid import uuid4
 import anyio
 
 from eventstore import Claim, CommandHandler, Hub, JobEvent, ProgressLine, follow
-from generator import ArtifactStore, Deadlines, GenerationService, Patience, Rate, Redactor, Runner
+from generator import (
+    KEYS_ONLY,
+    ArtifactStore,
+    Deadlines,
+    GenerationService,
+    Patience,
+    Rate,
+    Redactor,
+    Runner,
+)
 from generator.budget import DayLeft
 from schemas import JobRef, RecordedEvent
 from schemas.commands import RequestBuild
@@ -41,7 +50,7 @@ class Builds:
         patience: Patience = AT_ONCE,
         sandbox_rate: Rate | None = None,
         day_left: DayLeft | None = None,
-        redactor: Redactor | None = None,
+        redactor: Redactor = KEYS_ONLY,
         **deadlines: Any,
     ) -> GenerationService:
         return GenerationService(

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import read_progress
-from generator import Redactor, log_lines
+from generator import KEYS_ONLY, Redactor, log_lines
 from generator.errors import RunnerFailed
 from generator.redaction import REPLACEMENT
 from generator.runner import Listener, RunnerTask
@@ -143,7 +143,7 @@ def logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
 
 
-async def careless_builds(builds: Builds, places: Places, redactor: Redactor | None) -> None:
+async def careless_builds(builds: Builds, places: Places, redactor: Redactor) -> None:
     """A build that fails, one that becomes READY, one whose runner stumbles, and one over a bug."""
     # Process and build know the same here; what only a build knows has a test of its own.
     configure_logging(places.log, redactor)
@@ -180,7 +180,7 @@ async def test_no_form_of_a_secret_is_anywhere_when_builds_have_ended(
 async def test_without_a_redactor_that_knows_it_it_would_be_found_everywhere(
     builds: Builds, places: Places
 ) -> None:
-    await careless_builds(builds, places, None)
+    await careless_builds(builds, places, KEYS_ONLY)
     found = await places.found()
     assert set(found) == {"redis", "postgres", "files", "log"}
     assert set(found["redis"]) >= {HIDDEN[1], *HIDDEN[4:9]}

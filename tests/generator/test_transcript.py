@@ -11,10 +11,12 @@ import pytest
 from eventstore import Fenced, ProgressLine, RedisUnavailable
 from generator import transcript as transcript_module
 from generator.output import MAX_LINE_CHARS, clean, last_line, tail
+from generator.redaction import KEYS_ONLY, Redactor
 from generator.transcript import CUT, NOT_SHOWN, LogLine, Transcript, kept_lines, log_lines
 
 pytestmark = pytest.mark.anyio
 
+KNOWING = Redactor(["correct-horse"])
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -265,3 +267,50 @@ def test_the_tail_begins_with_a_whole_line() -> None:
 def test_the_last_line_that_says_something_ends_a_sentence() -> None:
     assert last_line("one\ntwo\n\n") == ": two"
     assert last_line(" \n") == ""
+
+
+# Secrets
+
+
+async def test_a_secret_that_comes_in_pieces_is_neither_shown_nor_kept(shown: Shown) -> None:
+    transcript = Transcript(shown.show, redactor=lambda: KNOWING)
+    for piece in (
+        "the key is corr",
+        "ect-ho",
+        "\x1b[1mrse\x1b[0m, and",
+        " more\ncorrect",
+        "-hor",
+        "se",
+    ):
+        await transcript.take("stdout", piece)
+        await transcript.take("stderr", ".")
+    await transcript.flush()
+    assert [text for stream, text in shown if stream == "stdout"] == [
+        "the key is [redacted], and more\n[redacted]"
+    ]
+    assert b"horse" not in transcript.whole()
+
+
+async def test_a_secret_in_a_line_without_end_is_waited_for_although_the_line_is_shown(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcript_module, "UNFINISHED_S", 0.0)
+    transcript = Transcript(shown.show, redactor=lambda: KNOWING)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(transcript.run)
+        await transcript.take("stdout", "the key is correct-h")
+        await shown.news.wait()
+        tasks.cancel_scope.cancel()
+    await transcript.take("stdout", "orse\n")
+    await transcript.flush()
+    assert shown == [("stdout", "the key is "), ("stdout", "[redacted]")]
+
+
+async def test_what_becomes_known_during_a_build_is_left_out_from_then_on(shown: Shown) -> None:
+    known = [KEYS_ONLY]
+    transcript = Transcript(shown.show, redactor=lambda: known[-1])
+    await transcript.say("stdout", "correct-horse")
+    known.append(KNOWING)
+    await transcript.say("stdout", "correct-horse")
+    await transcript.flush()
+    assert shown == [("stdout", "correct-horse\n[redacted]")]
