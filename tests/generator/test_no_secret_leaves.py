@@ -24,7 +24,7 @@ from generator.workspace import Workspace
 from projector import Projector
 from schemas import Status
 from schemas.commands import Usage
-from schemas.events import ChecksFailed, Limits
+from schemas.events import MAX_OUTPUT_CHARS, ChecksFailed, Limits
 from service.logging import configure_logging
 from tests.generator.builds import Builds, previews
 from tests.generator.doubles import MANIFEST, ScriptedRunner, ScriptedRuntime
@@ -229,3 +229,15 @@ async def test_a_file_with_a_secret_for_a_name_is_refused(builds: Builds) -> Non
     job = await service.execute_build(await builds.claimed())
     assert job.status is Status.FAILED
     assert job.error_message == f"file '{REPLACEMENT}.txt' refused: its name holds a secret"
+
+
+async def test_no_secret_is_cut_in_two_where_only_the_end_of_an_output_is_kept(
+    builds: Builds,
+) -> None:
+    behind = "y" * (MAX_OUTPUT_CHARS - 12)
+    runtime = ScriptedRuntime(exit_codes={"test": 1}, outputs={"test": SECRET + behind})
+    service = builds.service(ScriptedRunner(), runtime, redactor=Redactor([SECRET]))
+    claim = await builds.claimed(limits=Limits(max_repairs=0))
+    await service.execute_build(claim)
+    (failed,) = await builds.told(claim, ChecksFailed)
+    assert failed.output == REPLACEMENT + behind
