@@ -18,6 +18,11 @@ PREVIEW_URL = "http://127.0.0.1:{sandbox_id:.5}"
 """Leads to a preview: an id starts with the five digits of its sandbox's loopback port."""
 
 
+KEEP_ALIVE_S = 600
+"""How long an idle connection is kept, as before E2B's. One that is closed in the moment of its next
+request is a network error, and the SDK keeps its connections from test to test."""
+
+
 class Settings(TypedDict):
     """What leads an `E2BRuntime` here."""
 
@@ -105,7 +110,11 @@ class E2BServer:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             config = uvicorn.Config(
-                self._faults, lifespan="off", log_level="critical", timeout_graceful_shutdown=1
+                self._faults,
+                lifespan="off",
+                log_level="critical",
+                timeout_graceful_shutdown=1,
+                timeout_keep_alive=KEEP_ALIVE_S,
             )
             self._uvicorn = uvicorn.Server(config)
             serving = asyncio.create_task(self._uvicorn.serve([listener]))
