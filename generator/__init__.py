@@ -2,12 +2,19 @@
 
 from generator.artifacts import ArtifactStore
 from generator.deadlines import Deadlines, Patience
-from generator.errors import ArtifactMissing, GenerationError, SandboxUnavailable
+from generator.errors import (
+    ArtifactMissing,
+    GenerationError,
+    SandboxUnavailable,
+    SecretsUnavailable,
+    SecretsUnreadable,
+)
 from generator.heart import Heart
 from generator.rate import Rate
 from generator.reaper import Found, Reaper
 from generator.runner import Allowance, Runner
 from generator.sandbox import SandboxRuntime, SandboxRuntimeFactory
+from generator.secrets import Secrets, why_no_name
 from generator.service import GenerationService
 from generator.transcript import LogLine, kept_lines, log_lines
 from generator.worker import Worker
@@ -29,7 +36,11 @@ __all__ = [
     "SandboxRuntime",
     "SandboxRuntimeFactory",
     "SandboxUnavailable",
+    "Secrets",
+    "SecretsUnavailable",
+    "SecretsUnreadable",
     "Worker",
     "kept_lines",
     "log_lines",
+    "why_no_name",
 ]

@@ -28,6 +28,7 @@ from generator.errors import BudgetSpent, DeadlinePassed, GenerationError, Sandb
 from generator.rate import Rate
 from generator.runner import Runner
 from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory
+from generator.secrets import Secrets
 from generator.transcript import LogLine, Transcript, log_lines
 from generator.workspace import Workspace
 from schemas import Command, Job, Phase
@@ -55,6 +56,9 @@ class Build:
     patience: Patience
     sandbox_rate: Rate | None = None
     day_left: DayLeft | None = None
+    secrets: Secrets | None = None
+    app_secrets: Mapping[str, str] | None = field(default=None, repr=False)
+    """The project's secrets by name, once they were read."""
     sandbox: Sandbox | None = None
     """The sandbox that this worker works in."""
     has_strays: bool = False
@@ -90,9 +94,16 @@ class Build:
         return hashlib.sha256(f"{self.job.job}/{self.job.round}".encode()).hexdigest()[:16]
 
     @property
-    def app_environment(self) -> dict[str, str]:
+    def app_facts(self) -> dict[str, str]:
         """What an app is told about itself."""
         return {"HEADRACE_JOB": self.job.job, "HEADRACE_MARKER": self.marker}
+
+    def know_secrets(self, secrets: Mapping[str, str]) -> None:
+        """Keep what the app may know. No command of it has run in this attempt before.
+
+        From here on their values must stand in nothing that this build says.
+        """
+        self.app_secrets = dict(secrets)
 
     def runtime(self) -> SandboxRuntime:
         """The provider of sandboxes, made when it is first needed."""

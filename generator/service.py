@@ -42,6 +42,7 @@ from generator.repairing import record, review_text, why_not_repair
 from generator.runner import Runner
 from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
 from generator.sandbox_life import KILL_S, end_sandboxes
+from generator.secrets import Secrets
 from schemas import Job, JobIsCancelling, JobIsTerminal, Phase, Preview, Status
 from schemas.commands import (
     NO_USAGE,
@@ -78,6 +79,7 @@ class GenerationService:
         runner: Runner | None,
         sandbox_runtime_factory: SandboxRuntimeFactory | None,
         workspace_root: Path,
+        secrets: Secrets | None = None,
         deadlines: Deadlines | None = None,
         patience: Patience | None = None,
         sandbox_rate: Rate | None = None,
@@ -85,7 +87,9 @@ class GenerationService:
         max_deliveries: int = MAX_DELIVERIES,
         is_alone: bool = False,
     ) -> None:
-        """`max_deliveries`: a job that so many workers took and none got further is given up.
+        """`secrets`: what apps find in their environment; without it none has any.
+
+        `max_deliveries`: a job that so many workers took and none got further is given up.
 
         `is_alone`: nobody goes on with a build when this worker ends, so its sandbox ends with it.
         """
@@ -95,6 +99,7 @@ class GenerationService:
         self._runner = runner
         self._sandbox_runtime_factory = sandbox_runtime_factory
         self._workspace_root = workspace_root
+        self._secrets = secrets
         self._deadlines = deadlines or Deadlines()
         self._patience = patience or Patience()
         self._sandbox_rate = sandbox_rate
@@ -130,6 +135,7 @@ class GenerationService:
             patience=self._patience,
             sandbox_rate=self._sandbox_rate,
             day_left=self._day_left,
+            secrets=self._secrets,
             has_strays=self._runner is not None and claim.attempt > 1,
         )
         if build.job.preview is Preview.WAKING:

@@ -10,7 +10,15 @@ from uuid import uuid4
 import anyio
 
 from eventstore import Claim, CommandHandler, Hub, JobEvent, ProgressLine, follow
-from generator import ArtifactStore, Deadlines, GenerationService, Patience, Rate, Runner
+from generator import (
+    ArtifactStore,
+    Deadlines,
+    GenerationService,
+    Patience,
+    Rate,
+    Runner,
+    Secrets,
+)
 from generator.budget import DayLeft
 from schemas import JobRef, RecordedEvent
 from schemas.commands import RequestBuild
@@ -41,6 +49,7 @@ class Builds:
         patience: Patience = AT_ONCE,
         sandbox_rate: Rate | None = None,
         day_left: DayLeft | None = None,
+        secrets: Secrets | None = None,
         **deadlines: Any,
     ) -> GenerationService:
         return GenerationService(
@@ -54,6 +63,7 @@ class Builds:
             patience=patience,
             sandbox_rate=sandbox_rate,
             day_left=day_left,
+            secrets=secrets,
         )
 
     async def queued(self, **request: Any) -> JobRef:

@@ -16,7 +16,8 @@ _ENTER = f"mkdir -p {PROJECT_DIR} && cd {PROJECT_DIR}"
 
 # - Descriptor 3 keeps the shell's own remarks ("Killed ...") out of the command's output.
 # - `set -C` makes creating the mark atomic: whoever comes first, the command or its end, wins.
-# - The environment is set behind the login shell, whose profile would overwrite PATH.
+# - The environment is the shell's own: a script holds less, and is logged. PATH alone is set behind
+#   the login shell, whose profile would overwrite it.
 # - What the command left running goes with it; holding its output, it would keep us waiting.
 _RUN = """\
 {enter} || exit
@@ -58,7 +59,10 @@ done 2>/dev/null
 
 
 def run_script(command: str, env: Mapping[str, str], token: str) -> str:
-    """Runs `command` in the foreground, its process group known by `token`."""
+    """Runs `command` in the foreground, its process group known by `token`.
+
+    It expects `env` in its own environment, as all that start something do.
+    """
     return _RUN.format(enter=_ENTER, mark=_mark(token), argv=_argv(command, env))
 
 
@@ -91,7 +95,8 @@ def _mark(token: str) -> str:
 
 
 def _argv(command: str, env: Mapping[str, str]) -> str:
-    return join([*(f"{name}={value}" for name, value in env.items()), "/bin/sh", "-c", command])
+    path = [f"PATH={env['PATH']}"] if "PATH" in env else []
+    return join([*path, "/bin/sh", "-c", command])
 
 
 class CommandOutput:
