@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.doctor.finding import Finding, count, ok, problem, warning
@@ -23,7 +24,7 @@ async def check_secrets(engine: AsyncEngine, keys: SecretKeys) -> Finding:
             return ok(CHECK, "none are kept")
         counted = select(columns.key_id, func.count()).group_by(columns.key_id)
         by_key = {row[0]: row[1] for row in await connection.execute(counted)}
-        one_each = select(project_secrets).distinct(columns.key_id).order_by(columns.key_id)
+        one_each = select(project_secrets).ext(distinct_on(columns.key_id))
         samples = (await connection.execute(one_each)).all()
     try:
         known = [key.id for key in keys.known]

@@ -190,6 +190,15 @@ async def test_a_command_gets_the_environment_it_is_given(sandbox: Sandbox) -> N
     assert result.output.split("|")[:4] == [*env.values(), "unset"]
 
 
+async def test_an_environment_may_be_as_large_as_all_secrets_of_a_project(
+    sandbox: Sandbox,
+) -> None:
+    # Control characters take six bytes each on the way, more than any others.
+    env = {f"SECRET_{number}": "\x01" * 32_000 for number in range(4)}
+    counted = await sandbox.run("env | tr -dc '\\001' | wc -c", timeout_s=10, env=env)
+    assert counted.output.strip() == "128000"
+
+
 async def test_a_command_is_a_line_of_the_shell(sandbox: Sandbox) -> None:
     result = await sandbox.run('for i in 1 2; do\n echo "it\'s $i" | cat\ndone', timeout_s=10)
     assert result.output == "it's 1\nit's 2\n"
