@@ -1,14 +1,24 @@
 """A secret on its whole way: set over HTTP, found by the app, and nowhere else."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from eventstore import CommandHandler, Hub, connect_postgres
+from generator import Patience
 from schemas import Status
 from service import wiring
+from service.migrating import upgrade
+from service.project_secrets import ProjectSecrets
+from service.secret_keys import SecretKeys, SecretRef
 from service.settings import RunnerKind
+from tests.generator.builds import TENANT, Builds, previews
+from tests.generator.doubles import ScriptedRunner, ScriptedRuntime
+from tests.projector.killable import KillablePostgres
 from tests.remains import found_in_files, found_in_postgres, found_in_redis
 from tests.service import secret_app
 from tests.service.instances import Running, running_instance, visitor
@@ -62,3 +72,41 @@ async def test_an_app_finds_the_value_that_was_set_last_and_nobody_else_ever_see
         assert await found_in_redis(running.log.store.redis, word) == []
         assert found_in_files(word, running.settings.home) == []
         assert word not in str(logs)
+
+
+@pytest.fixture
+def server_folder() -> Iterator[Path]:
+    """For a server of the test's own: a short path, for it listens there."""
+    with TemporaryDirectory(prefix="hr-", dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.fixture
+async def postgres(server_folder: Path) -> AsyncIterator[KillablePostgres]:
+    server = KillablePostgres(server_folder)
+    await server.start()
+    yield server
+    server.kill()
+
+
+async def test_a_postgres_that_restarts_when_a_secret_is_wanted_costs_the_build_a_moment(
+    handler: CommandHandler, hub: Hub, tmp_path: Path, postgres: KillablePostgres
+) -> None:
+    engine = connect_postgres(postgres.url)
+    await upgrade(engine)
+    secrets = ProjectSecrets(engine, SecretKeys(file=tmp_path / "secrets.key"))
+    await secrets.put(SecretRef(TENANT, "shop", "API_TOKEN"), VALUES[0])
+    builds, runtime = Builds(handler, hub, tmp_path), ScriptedRuntime()
+    claim = await builds.claimed()
+    patience = Patience(first_s=0.2)
+    service = builds.service(ScriptedRunner(), runtime, secrets=secrets, patience=patience)
+    postgres.kill()
+    async with previews(runtime), anyio.create_task_group() as tasks:
+        tasks.start_soon(service.execute_build, claim)
+        await builds.until(claim.ref, "RetryScheduled", step="secrets")
+        await postgres.start()
+        await builds.until(claim.ref, "JobReady")
+    await engine.dispose()
+    (made,) = runtime.made
+    assert [env["API_TOKEN"] for _, env in made.environments] == [VALUES[0]] * 3
