@@ -56,9 +56,19 @@ class Keys:
         """Hash: tenant to what was set for it alone, JSON; whoever sets it knows what it says."""
         return f"hr:{{{self.partition}}}:quotas"
 
+    @property
+    def secrets(self) -> str:
+        """Set: `<tenant>/<project>` of the projects that may have secrets."""
+        return f"hr:{{{self.partition}}}:secrets"
+
     def day(self, tenant: str, day: date) -> str:
         """Hash: what a tenant has used on a day (UTC): jobs, tokens, nano_usd. For two days."""
         return f"hr:{{{self.partition}}}:day:{tenant}:{day.isoformat()}"
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What a repair leaves be: no event tells it."""
+        return self.caps, self.quotas, self.secrets
 
     def waiting(self, tenant: str) -> str:
         """Sorted set: `<job> <project> <class>` of the jobs behind its cap, the first one first."""

@@ -6,7 +6,7 @@ gets past:
     fence      whoever has the log open appends nothing more
     save       all that Redis has of it goes to a file
     epoch      a new one is registered, which begins behind the archive's end
-    remove     every key but the caps and quotas, `meta` first
+    remove     every key that is not its own (caps, quotas, secrets), `meta` first
     make       an empty log that goes on behind the archive
 
 Then every job that had not ended is failed like any other, for what an unarchived end held cannot
@@ -298,12 +298,12 @@ class Repair:
         return found
 
     async def _remove(self, keys: Keys) -> None:
-        """Remove the partition's keys, `meta` first; the tenants keep their caps and quotas."""
+        """Remove the partition's keys, `meta` first; what others keep there stays."""
         removed = 0
         with redis_errors():
             await self._redis.unlink(keys.meta)
             async for some in scanned(self._redis, f"hr:{{{keys.partition}}}:*"):
-                names = [name for name in some if name not in (keys.caps, keys.quotas)]
+                names = [name for name in some if name not in keys.kept]
                 if names:
                     removed += await self._redis.unlink(*names)
                 self._tell(f"removing the keys of partition {keys.partition}", removed, None)

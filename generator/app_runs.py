@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from generator.app_environment import app_environment
 from generator.build import Build
 from generator.deadlines import deadline
 from generator.errors import CheckFailed, CommandTimeout, DeadlinePassed
@@ -25,12 +26,13 @@ async def run_command(
 
     Raises `CheckFailed`, beginning with `failure`.
     """
+    environment = await app_environment(build)
     await build.transcript.say("command", command)
     try:
         result = await sandbox.run(
             command,
             timeout_s=timeout_s,
-            env=build.app_environment,
+            env=environment,
             on_output=build.transcript.take,
             installs=installs,
         )
@@ -55,9 +57,10 @@ async def run_command(
 
 async def start_server(build: Build, sandbox: Sandbox, command: str) -> None:
     """Start the app; what it prints goes to its log in the sandbox."""
+    environment = await app_environment(build)
     await build.transcript.say("command", command)
     with deadline(build.deadlines.call_s, "starting the app"):
-        await sandbox.start(command, log_path=SERVER_LOG, env=build.app_environment)
+        await sandbox.start(command, log_path=SERVER_LOG, env=environment)
 
 
 async def server_output(build: Build, sandbox: Sandbox) -> str:

@@ -1,7 +1,7 @@
 """One build under way: the job as its worker knows it, its parts, and its voice in the log."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from generator.rate import Rate
 from generator.redaction import KEYS_ONLY, Redactor
 from generator.runner import Runner
 from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory
+from generator.secrets import Secrets
 from generator.transcript import LogLine, Transcript, log_lines
 from generator.workspace import Workspace
 from schemas import Command, Job, Phase
@@ -58,6 +59,9 @@ class Build:
     day_left: DayLeft | None = None
     redactor: Redactor = KEYS_ONLY
     """What all that leaves this worker goes through."""
+    secrets: Secrets | None = None
+    app_secrets: Mapping[str, str] | None = field(default=None, repr=False)
+    """The project's secrets by name, once they were read."""
     sandbox: Sandbox | None = None
     """The sandbox that this worker works in."""
     has_strays: bool = False
@@ -94,13 +98,17 @@ class Build:
         return hashlib.sha256(f"{self.job.job}/{self.job.round}".encode()).hexdigest()[:16]
 
     @property
-    def app_environment(self) -> dict[str, str]:
+    def app_facts(self) -> dict[str, str]:
         """What an app is told about itself."""
         return {"HEADRACE_JOB": self.job.job, "HEADRACE_MARKER": self.marker}
 
-    def keep_secret(self, values: Iterable[str]) -> None:
-        """From now on these leave the worker nowhere, either."""
-        self.redactor = self.redactor.knowing(values)
+    def know_secrets(self, secrets: Mapping[str, str]) -> None:
+        """Keep what the app may know. No command of it has run in this attempt before.
+
+        From here on their values leave the worker nowhere.
+        """
+        self.app_secrets = dict(secrets)
+        self.redactor = self.redactor.knowing(secrets.values())
 
     def runtime(self) -> SandboxRuntime:
         """The provider of sandboxes, made when it is first needed."""

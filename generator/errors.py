@@ -12,6 +12,8 @@ GenerationError
 ├── CheckFailed             the app does not do what it must
 ├── NeedsReview             repairs did not help, or may not go on
 ├── BudgetSpent             a limit of the job is reached
+├── SecretsUnavailable      the project's secrets cannot be read now
+├── SecretsUnreadable       the project's secrets cannot be decrypted here
 ├── DeadlinePassed          a step took longer than it may
 ├── WorkersLost             worker after worker ended while it ran this build
 └── SandboxError
@@ -126,6 +128,22 @@ class BudgetSpent(GenerationError):
     """The job has used what its limits allow. Ask again with a higher limit, or for less."""
 
     kind = "budget"
+
+
+class SecretsUnavailable(GenerationError):
+    """Who keeps the secrets does not answer. Trying again may help."""
+
+    kind = "secrets_unavailable"
+    may_pass = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the project's secrets cannot be read: {reason}")
+
+
+class SecretsUnreadable(GenerationError):
+    """A secret cannot be decrypted with the keys of this worker: the message says what to do."""
+
+    kind = "secrets"
 
 
 class DeadlinePassed(GenerationError):

@@ -32,13 +32,14 @@ _GAP = r"(?:\s|\\{1,4}[nrt])"
 _PEM_BEGIN = r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
 _PEM_HEADER = r"[A-Za-z-]{3,20}: [^\n\\]{1,100}+"
 _PEM_WORD = r"[A-Za-z0-9+/=]"
+_PEM_LINE = rf"{_GAP}{{1,8}}{_PEM_WORD}{{20,}}+(?![._])"  # that would be another kind of key
 _PEM = (
-    rf"{_PEM_BEGIN}(?:{_GAP}{{1,8}}{_PEM_HEADER}){{0,8}}(?:{_GAP}{{1,8}}{_PEM_WORD}{{20,}}+)++"
+    rf"{_PEM_BEGIN}(?:{_GAP}{{1,8}}{_PEM_HEADER}){{0,8}}(?:{_PEM_LINE})++"
     rf"(?:(?:{_GAP}{{1,8}}{_PEM_WORD}{{1,19}})?{_GAP}{{0,8}}-----END [A-Z0-9 ]{{0,60}}-----)?"
 )
 _OPEN_PEM = re.compile(
     rf"-----BEGIN [A-Z0-9 ]{{0,60}}-{{0,5}}"
-    rf"|{_PEM_BEGIN}(?:{_GAP}{{1,8}}{_PEM_HEADER}){{0,8}}(?:{_GAP}{{1,8}}{_PEM_WORD}{{20,}}+)*+"
+    rf"|{_PEM_BEGIN}(?:{_GAP}{{1,8}}{_PEM_HEADER}){{0,8}}(?:{_PEM_LINE})*+"
     rf"(?:{_GAP}{{0,8}}|{_GAP}{{1,8}}[A-Za-z-]{{1,20}}(?::[^\n\\]{{0,100}})?"
     rf"|(?:{_GAP}{{1,8}}{_PEM_WORD}{{1,19}})?{_GAP}{{0,8}}\\{{0,4}}-{{0,5}}"
     rf"(?:-----E?N?D?[A-Z0-9 ]{{0,60}}-{{0,5}})?)"

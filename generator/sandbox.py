@@ -86,8 +86,9 @@ class Sandbox(Protocol):
     ) -> None:
         """Start a server with `/bin/sh -c` in `PROJECT_DIR`; it outlives this process.
 
-        Its output is appended to `log_path` (relative to `PROJECT_DIR`), because a provider throws
-        away output that nobody is subscribed to. It ends by `end_processes`, or with its sandbox.
+        Its output goes to `log_path` (relative to `PROJECT_DIR`), which begins anew, because a
+        provider throws away output that nobody is subscribed to. It ends by `end_processes`, or
+        with its sandbox.
         """
         ...
 

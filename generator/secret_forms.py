@@ -18,8 +18,9 @@ _PARTLY_BEFORE = (0, 2, 3)
 
 
 def known(values: Iterable[str]) -> frozenset[str]:
-    """The values that are long enough to be looked for, each also as output shows it."""
+    """The values that are long enough to be looked for, each also as output shows it: by lines."""
     shown = {one for value in values for one in (value, value.strip(), clean(value).strip())}
+    shown |= {line.strip() for value in shown for line in value.splitlines()}
     return frozenset(value for value in shown if len(value) >= MIN_CHARS)
 
 

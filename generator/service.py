@@ -44,6 +44,7 @@ from generator.repairing import record, review_text, why_not_repair
 from generator.runner import Runner
 from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
 from generator.sandbox_life import KILL_S, end_sandboxes
+from generator.secrets import Secrets
 from schemas import Job, JobIsCancelling, JobIsTerminal, Phase, Preview, Status
 from schemas.commands import (
     NO_USAGE,
@@ -80,6 +81,7 @@ class GenerationService:
         runner: Runner | None,
         sandbox_runtime_factory: SandboxRuntimeFactory | None,
         workspace_root: Path,
+        secrets: Secrets | None = None,
         deadlines: Deadlines | None = None,
         patience: Patience | None = None,
         sandbox_rate: Rate | None = None,
@@ -88,7 +90,9 @@ class GenerationService:
         max_deliveries: int = MAX_DELIVERIES,
         is_alone: bool = False,
     ) -> None:
-        """`max_deliveries`: a job that so many workers took and none got further is given up.
+        """`secrets`: what apps find in their environment; without it none has any.
+
+        `max_deliveries`: a job that so many workers took and none got further is given up.
 
         `redactor` knows what no build may let out.
 
@@ -100,6 +104,7 @@ class GenerationService:
         self._runner = runner
         self._sandbox_runtime_factory = sandbox_runtime_factory
         self._workspace_root = workspace_root
+        self._secrets = secrets
         self._deadlines = deadlines or Deadlines()
         self._patience = patience or Patience()
         self._sandbox_rate = sandbox_rate
@@ -137,6 +142,7 @@ class GenerationService:
             sandbox_rate=self._sandbox_rate,
             day_left=self._day_left,
             redactor=self._redactor,
+            secrets=self._secrets,
             has_strays=self._runner is not None and claim.attempt > 1,
         )
         with redacting(lambda: build.redactor):

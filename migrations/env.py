@@ -9,8 +9,9 @@ from projector import projections  # noqa: F401 - each adds its table to the rea
 from projector.tables import metadata as read_model_metadata
 from projector.tables import own_metadata
 from service.keys import metadata as keys_metadata
+from service.project_secrets import metadata as secrets_metadata
 
-TARGETS = [archive_metadata, own_metadata, read_model_metadata, keys_metadata]
+TARGETS = [archive_metadata, own_metadata, read_model_metadata, keys_metadata, secrets_metadata]
 
 
 def _ours(name: str | None, kind: str, _: object) -> bool:

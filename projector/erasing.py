@@ -212,12 +212,12 @@ async def erase(engine: AsyncEngine, partition: int, jobs: Sequence[str]) -> int
     return erased
 
 
-async def forget_old_rows(engine: AsyncEngine) -> None:
+async def forget_old_rows(engine: AsyncEngine, *more: str) -> None:
     """Let Postgres clear away the rows that were replaced, and renew the statistics of the tables.
 
-    These hold samples of what stood there.
+    These hold samples of what stood there. `more` are tables of others.
     """
-    names = [EVENTS, f"{parked.schema}.{parked.name}"]
+    names = [EVENTS, f"{parked.schema}.{parked.name}", *more]
     names += [f"{PUBLIC}.{one.name}" for one in PROJECTIONS]
     with postgres_errors():
         async with engine.connect() as connection:

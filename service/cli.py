@@ -14,6 +14,7 @@ from service.commands import (
     replay,
     replay_parked,
     sandboxes,
+    secrets,
     tenants,
     workshop,
 )
@@ -83,6 +84,15 @@ sandboxes_app = typer.Typer(invoke_without_command=True)
 sandboxes_app.callback()(sandboxes.list_)
 sandboxes_app.command()(sandboxes.end)
 app.add_typer(sandboxes_app, name="sandboxes")
+
+secrets_app = typer.Typer(
+    no_args_is_help=True, help="What the apps of a project find in their environment."
+)
+secrets_app.command("set")(secrets.set_)
+secrets_app.command("list")(secrets.list_)
+secrets_app.command()(secrets.unset)
+secrets_app.command()(secrets.rotate)
+app.add_typer(secrets_app, name="secrets")
 
 app.command()(doctor)
 app.command()(instance.migrate)

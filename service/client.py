@@ -122,6 +122,19 @@ class Client:
         """A build's preview: GET tells of it, POST asks for it, DELETE ends it."""
         return await self._ask(method, f"/v1/projects/{project}/builds/{number}/preview")
 
+    async def secrets(self, project: str) -> dict[str, Any]:
+        """The names of a project's secrets."""
+        return await self._ask("GET", f"/v1/projects/{project}/secrets")
+
+    async def set_secret(self, project: str, name: str, value: str) -> None:
+        """Set a secret of a project."""
+        path = f"/v1/projects/{project}/secrets/{name}"
+        await self._ask("PUT", path, content=json.dumps({"value": value}))
+
+    async def remove_secret(self, project: str, name: str) -> None:
+        """Remove a secret of a project."""
+        await self._ask("DELETE", f"/v1/projects/{project}/secrets/{name}")
+
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask for a job to be stopped."""
         return await self._ask("POST", f"/v1/jobs/{job_id}/cancel")
@@ -186,7 +199,7 @@ class Client:
             raise ApiError(0, f"the API at {self._http.base_url} does not answer") from error
         if response.is_error:
             raise _api_error(response)
-        answer: dict[str, Any] = response.json()
+        answer: dict[str, Any] = response.json() if response.content else {}
         return answer
 
 

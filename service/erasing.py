@@ -1,5 +1,6 @@
 """Erasing what a person wrote and had built, wherever this Headrace keeps it.
 
+    secrets       of the project, or of all of the tenant's, are removed
     previews      of these jobs are ended
     files         that no other build has: artifacts, workspaces on this machine
     archive       tombstones; the rows of the read model are folded from them again
@@ -42,6 +43,7 @@ from projector.errors import FoldingStalled
 from schemas import JobRef, NewEvent, Position, RecordedEvent, decode_or_mark, is_id
 from schemas.events import JobFailed, Unreadable
 from service.errors import ServiceError
+from service.project_secrets import forget, kept, project_secrets
 from service.wiring import Log
 
 ARCHIVED_S = 60.0
@@ -68,6 +70,7 @@ class Erased:
     blobs: int
     size_bytes: int
     commands: int
+    secrets: int = 0
     left_blobs: int = 0
     left_previews: int = 0
     is_rewritten: bool = False
@@ -75,7 +78,7 @@ class Erased:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The jobs that there are to erase: those that have ended, those that must end first.
+    """What there is to erase: jobs that have ended, those that must end first, secrets.
 
     `unreadable` have not ended either, but nobody can cancel them: an event of theirs cannot be
     decoded. An erasure ends them as failed.
@@ -84,6 +87,7 @@ class Survey:
     ended: tuple[str, ...]
     living: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+    secrets: int = 0
 
 
 class Erasure:
@@ -126,10 +130,11 @@ class Erasure:
         found = await erasable(self._engine, self._partition, self._tenant, self._project)
         unreadable = [job for job in found.living if not await self._is_readable(job)]
         living = [job for job in found.living if job not in unreadable]
-        return Survey(found.ended, tuple(living), tuple(unreadable))
+        secrets = await kept(self._engine, self._tenant, self._project)
+        return Survey(found.ended, tuple(living), tuple(unreadable), secrets)
 
     async def run(self, jobs: tuple[str, ...], *, unreadable: tuple[str, ...] = ()) -> Erased:
-        """Erase these jobs, which have ended, and those that are unreadable, which it ends first.
+        """Erase the secrets and these jobs, which have ended; the unreadable ones it ends first.
 
         Run it again after whatever it raises: `ServiceError` when something is not archived in
         time, `ReplayRunning`, and what the servers and the artifact store raise.
@@ -164,6 +169,7 @@ class Erasure:
         log.warning("unreadable_job_ended", job=job, debug_id=debug_id)
 
     async def _run(self, jobs: tuple[str, ...], engine: AsyncEngine) -> Erased:
+        secrets = await forget(self._engine, self._tenant, self._project)
         await backfill(self._engine, free_bytes=self._free_bytes)
         left_previews = await self._end_previews(jobs)
         named = await artifacts_of(engine, self._partition, jobs)
@@ -178,13 +184,14 @@ class Erasure:
         await to_thread.run_sync(self._remove_workspaces, jobs)
         events = await self._erase_events(jobs)
         commands = await forget_commands(self._store, self._tenant, set(jobs))
-        await forget_old_rows(engine)
+        await forget_old_rows(engine, project_secrets.fullname)
         return Erased(
             jobs=len(jobs),
             events=events,
             blobs=deleted.blobs,
             size_bytes=deleted.size_bytes,
             commands=commands,
+            secrets=secrets,
             left_blobs=deleted.left,
             left_previews=left_previews,
             is_rewritten=self._is_embedded and await rewritten(self._store.redis),

@@ -4,6 +4,8 @@ ServiceError
 ├── SettingsInvalid        a variable has a value that cannot be used
 ├── AlreadyRunning         another process has the data open
 ├── NotRunning             no instance runs on these data
+├── SecretKeyMissing       there is no key to encrypt secrets with
+├── SecretUnreadable       a secret cannot be decrypted here
 ├── EmbeddedServerFailed   Valkey or PostgreSQL did not start
 └── ApiError               the API refused, or did not answer
 """
@@ -39,6 +41,25 @@ class NotRunning(ServiceError):
             f"no Headrace runs on {home}: start one with `./headrace up`, or set HEADRACE_URL and "
             "HEADRACE_KEY to reach another"
         )
+
+
+class SecretKeyMissing(ServiceError):
+    """Servers of one's own, and no key: secrets cannot be kept before there is one."""
+
+    def __init__(self, variable: str, how: str) -> None:
+        super().__init__(
+            f"secrets cannot be kept here: {variable} is not set. `{how}` makes a key; give the "
+            "same one to every API and worker"
+        )
+
+
+class SecretUnreadable(ServiceError):
+    """No key decrypts it; the text names the key that would, or says that it is damaged."""
+
+    def __init__(self, name: str, project: str, reason: str) -> None:
+        self.name = name
+        self.project = project
+        super().__init__(f"secret {name} of project {project} cannot be decrypted: {reason}")
 
 
 class EmbeddedServerFailed(ServiceError):

@@ -24,6 +24,7 @@ from eventstore import (
 )
 from generator import Redactor
 from schemas import CommandRefused, JobUnknown, UndecodableEvent, format_time
+from service.errors import SecretKeyMissing, SettingsInvalid
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = "2"
@@ -40,6 +41,8 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     PostgresUnavailable: (503, "The read model is not reachable"),
     LogMissing: (503, "The log cannot be used"),
     LogUnverified: (503, "The log cannot be used"),
+    SecretKeyMissing: (503, "Secrets cannot be kept here"),
+    SettingsInvalid: (503, "A setting cannot be used"),
     UndecodableEvent: (500, "An event of the job cannot be read"),
 }
 
@@ -141,7 +144,14 @@ def install(app: FastAPI, redactor: Redactor) -> None:
     async def nothing_more(_: Request, __: Exception) -> Response:
         return Response(status_code=204)
 
-    for kind in (EventStoreError, CommandRefused, UndecodableEvent, Exception):
+    for kind in (
+        EventStoreError,
+        CommandRefused,
+        UndecodableEvent,
+        SecretKeyMissing,
+        SettingsInvalid,
+        Exception,
+    ):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import SettingsInvalid
+from service.secret_keys import parse_keys
 from service.tiers import Tiers
 
 ROOT = Path(__file__).parent.parent
@@ -78,10 +79,18 @@ def _named_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(host.lower() for host in hosts)
 
 
+def _with_keys(text: SecretStr | None) -> SecretStr | None:
+    if text is not None:
+        parse_keys(text.get_secret_value())
+    return text
+
+
 class Settings(BaseSettings):
     """Settings by environment variable; `HEADRACE_` and the name in capitals unless noted."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADRACE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     home: Path = ROOT / "var"
     """Where the embedded servers, artifacts, workspaces and local sandboxes keep their data."""
@@ -93,6 +102,10 @@ class Settings(BaseSettings):
     url: str | None = None
     key: SecretStr | None = None
     """The API that the CLI talks to; found by itself for one that runs on the same home."""
+
+    secrets_key: Annotated[SecretStr | None, AfterValidator(_with_keys)] = None
+    """Keys for secrets of projects, with commas between: the first encrypts, all decrypt. Each is
+    32 bytes in base64. With the embedded servers a file in the home has one (`secrets.key`)."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8470
@@ -236,7 +249,8 @@ class Settings(BaseSettings):
             name = str(first["loc"][0])
             variable = name if name.isupper() else f"HEADRACE_{name.upper()}"
             within = "".join(f"{part}: " for part in first["loc"][1:])
-            raise SettingsInvalid(f"{variable}: {within}{first['msg']}") from error
+            says = first["msg"].removeprefix("Value error, ")
+            raise SettingsInvalid(f"{variable}: {within}{says}") from error
         if settings.sandbox_kind is SandboxKind.E2B and not settings.e2b_api_key:
             raise SettingsInvalid("HEADRACE_SANDBOX is e2b, but E2B_API_KEY is not set")
         if settings.runner_kind is RunnerKind.LLM:

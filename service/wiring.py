@@ -49,6 +49,9 @@ from service.instance import LOCAL_TENANT, Instance, announced, local_key
 from service.keys import KeyRing
 from service.known_secrets import redactor_of
 from service.migrating import upgrade
+from service.project_secrets import ProjectSecrets
+from service.secret_keys import SecretKeys, parse_keys
+from service.secret_marks import SecretMarks
 from service.settings import RunnerKind, SandboxKind, Settings
 
 if TYPE_CHECKING:
@@ -103,6 +106,7 @@ async def opened_log(settings: Settings, servers: Servers) -> AsyncIterator[Log]
             partitions=settings.partitions,
             tenant_cap=settings.tenant_cap,
         )
+        await SecretMarks(redis, store.partitions).mark_all(engine)
         hub = Hub(store, bells)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hub.run)
@@ -148,6 +152,7 @@ async def running(
             keys,
             artifacts,
             Quotas(log.store, log.engine, settings.tiers),
+            make_secrets(settings, servers, log),
             trouble=projector.trouble,
             read_wait_s=settings.read_wait_s,
             redactor=redactor_of(settings),
@@ -190,7 +195,7 @@ async def working(
     worker = Worker(
         log.store,
         log.hub,
-        generation(settings, log, is_alone=is_alone),
+        generation(settings, servers, log, is_alone=is_alone),
         heart,
         lease_ms=settings.lease_ms,
         slots=settings.slots,
@@ -209,7 +214,9 @@ def free_bytes(settings: Settings, servers: Servers) -> int | None:
     return shutil.disk_usage(settings.home / "postgres").free
 
 
-def generation(settings: Settings, log: Log, *, is_alone: bool = False) -> GenerationService:
+def generation(
+    settings: Settings, servers: Servers, log: Log, *, is_alone: bool = False
+) -> GenerationService:
     """The generation service with the runner and the sandboxes that the settings ask for."""
     # Only now: commands that run no builds do without it.
     from service.quotas import Quotas
@@ -223,12 +230,26 @@ def generation(settings: Settings, log: Log, *, is_alone: bool = False) -> Gener
         runner=runner,
         sandbox_runtime_factory=lambda: make_sandbox_runtime(settings),
         workspace_root=settings.home / "workspaces",
+        secrets=make_secrets(settings, servers, log),
         sandbox_rate=Rate(log.store, settings.sandbox_kind, per_s) if per_s else None,
         day_left=Quotas(log.store, log.engine, settings.tiers).left_for,
         redactor=redactor_of(settings),
         max_deliveries=settings.max_deliveries,
         is_alone=is_alone,
     )
+
+
+def make_secrets(settings: Settings, servers: Servers, log: Log) -> ProjectSecrets:
+    """The secrets of projects, with the keys that there are."""
+    marks = SecretMarks(log.store.redis, log.store.partitions)
+    return ProjectSecrets(log.engine, secret_keys(settings, servers), marks)
+
+
+def secret_keys(settings: Settings, servers: Servers) -> SecretKeys:
+    """The keys that the settings name, and with the embedded servers that of the home."""
+    given = parse_keys(settings.secrets_key.get_secret_value()) if settings.secrets_key else ()
+    file = settings.home / "secrets.key" if are_embedded(servers, settings.home) else None
+    return SecretKeys(given, file=file)
 
 
 def make_reaper(settings: Settings, servers: Servers, log: Log) -> Reaper:

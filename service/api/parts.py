@@ -11,6 +11,7 @@ from eventstore import CommandHandler, Hub
 from generator import KEYS_ONLY, ArtifactStore, Redactor
 from schemas import Job, JobRef, JobUnknown, is_id
 from service.keys import KeyRing
+from service.project_secrets import ProjectSecrets
 from service.quotas import Quotas
 
 
@@ -29,6 +30,7 @@ class Parts:
     keys: KeyRing
     artifacts: ArtifactStore
     quotas: Quotas
+    secrets: ProjectSecrets
     trouble: Mapping[int, str] = field(default_factory=dict)
     read_wait_s: float = 2.0
     redactor: Redactor = KEYS_ONLY

@@ -42,7 +42,7 @@ _TICKS = {
 def doctor(as_json: AsJson = False) -> None:
     """Say what is wrong, why it matters, and what mends it.
 
-    It examines settings, servers, log, jobs, read model, runner and sandboxes.
+    It examines settings, servers, secrets, log, jobs, read model, runner and sandboxes.
 
     It changes nothing; the embedded servers are started for it unless they run.
 

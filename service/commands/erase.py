@@ -19,7 +19,7 @@ from service.commands.terminal import (
 )
 from service.doctor.finding import count
 from service.embedded import Servers, are_embedded
-from service.erasing import Erased, Erasure
+from service.erasing import Erased, Erasure, Survey
 from service.errors import ServiceError
 from service.settings import Settings
 from service.wiring import free_bytes, make_artifacts, make_sandbox_runtime, opened_log
@@ -50,7 +50,7 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase goals, files, progress and whatever else names a person; numbers and order stay.
+    """Erase goals, files, progress, secrets and whatever names a person; numbers and order stay.
 
     Only of jobs that have ended. Interrupted anywhere, it goes on when it is run again.
     """
@@ -63,11 +63,11 @@ def erase(
 
             found = act(lambda erasure: erasure.survey())
             jobs = len(found.ended) + len(found.unreadable)
-            if not jobs and not found.living:
+            if not jobs and not found.living and not found.secrets:
                 raise ServiceError(f"there is nothing {_whose(tenant, project)} to erase")
             _refuse_living(found.living)
             if not yes:
-                _confirm(tenant, project, jobs, unreadable=len(found.unreadable))
+                _confirm(tenant, project, found)
             erased = act(lambda erasure: erasure.run(found.ended, unreadable=found.unreadable))
     if as_json:
         print_json(_document(tenant, project, erased))
@@ -115,15 +115,17 @@ def _refuse_living(jobs: tuple[str, ...]) -> None:
     raise typer.Exit(REFUSED)
 
 
-def _confirm(tenant: str, project: str | None, jobs: int, *, unreadable: int) -> None:
+def _confirm(tenant: str, project: str | None, found: Survey) -> None:
     if not sys.stdin.isatty():
         raise ServiceError("nobody is there to be asked: say --yes")
+    unreadable = len(found.unreadable)
     if unreadable:
         said = f"Not ended, and not to be read: {count(unreadable, 'job')}. Erasing lets them fail."
         err.print(said, highlight=False)
-    if not typer.confirm(
-        f"Erase {count(jobs, 'job')} {_whose(tenant, project)}, for good?", err=True
-    ):
+    what = count(len(found.ended) + unreadable, "job")
+    if found.secrets:
+        what += f" and {count(found.secrets, 'secret')}"
+    if not typer.confirm(f"Erase {what} {_whose(tenant, project)}, for good?", err=True):
         raise ServiceError("nothing was erased")
 
 
@@ -145,6 +147,7 @@ def _document(tenant: str, project: str | None, erased: Erased) -> dict[str, Any
         "blobs": erased.blobs,
         "bytes": erased.size_bytes,
         "commands": erased.commands,
+        "secrets": erased.secrets,
         "left_blobs": erased.left_blobs,
         "left_previews": erased.left_previews,
         "aof_rewritten": erased.is_rewritten,
@@ -157,6 +160,8 @@ def _show(erased: Erased) -> None:
         f"Erased {count(erased.jobs, 'job')}: {count(erased.events, 'event')} not erased before, "
         f"{count(erased.blobs, 'blob')} of {count(erased.size_bytes, 'byte')}.",
     ]
+    if erased.secrets:
+        said.append(f"Removed: {count(erased.secrets, 'secret')}.")
     if erased.left_blobs:
         left = count(erased.left_blobs, "blob")
         said.append(f"Left as they are: {left} that builds under way have stored as well.")

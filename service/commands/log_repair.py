@@ -3,16 +3,18 @@
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 import typer
 
-from eventstore import Fault, Found, Repair, Repaired
+from eventstore import Archive, Fault, Found, Repair, Repaired
 from service.commands.log import bar, connected, told
 from service.commands.terminal import log_file, out, run
 from service.embedded import Servers
 from service.errors import ServiceError
+from service.secret_marks import SecretMarks
 from service.settings import Settings
 from service.wiring import servers_of
 
@@ -54,10 +56,18 @@ def repair(
             _confirm(servers, yes=yes)
             for repaired in _on_servers(settings, servers, mend):
                 _show_repaired(repaired)
+            run(partial(_mark_projects, servers))
         _say(
             "The log can be opened again. The command ids of its repaired partitions are "
             "forgotten: a request of the last 24 hours that is repeated is a new one."
         )
+
+
+async def _mark_projects(servers: Servers) -> None:
+    """For the processes that go on without opening the log anew."""
+    async with connected(servers) as (redis, engine):
+        partitions = len(await Archive(engine).register.all())
+        await SecretMarks(redis, partitions).mark_all(engine)
 
 
 def _on_servers(

@@ -23,7 +23,7 @@ from eventstore import (
 )
 from projector import checkpoints_of
 from schemas import SchemaError
-from service.doctor import postgres_server, redis_server
+from service.doctor import postgres_server, redis_server, secrets
 from service.doctor.finding import Finding, address, problem, unknown
 from service.doctor.log import check_log, read_partitions
 from service.doctor.postgres_server import PostgresServer, ask_postgres, examine_postgres
@@ -40,6 +40,7 @@ from service.doctor.work import judge_workload, read_workload
 from service.embedded import Servers, are_embedded
 from service.errors import ServiceError
 from service.settings import Settings
+from service.wiring import secret_keys
 
 ANSWER_S = 5.0
 CLOSE_S = 2.0
@@ -49,7 +50,8 @@ _ERRORS = (EventStoreError, SchemaError, RedisError, SQLAlchemyError)
 _BOTH = ("log", "read model")
 _WHY = {
     "redis": "Without the log nothing is accepted, and no job gets on.",
-    "postgres": "Nothing is folded and nothing can be listed; jobs that run go on to their end.",
+    "postgres": "Nothing is folded and nothing can be listed; jobs that run go on, but wait before "
+    "their app's first command.",
 }
 
 
@@ -71,6 +73,12 @@ class Examination:
         if redis or postgres:
             with self._asking("clocks"):
                 await self._examine_timing(redis, postgres)
+        if postgres:
+            with self._asking(secrets.CHECK):
+                keys = secret_keys(self.settings, self.servers)
+                self.findings.append(await secrets.check_secrets(self.engine, keys))
+        else:
+            self.findings.append(unknown(secrets.CHECK, "can be told only with Postgres"))
         if redis and postgres and (postgres.has_tables or postgres.revision is None):
             with self._asking("log"):
                 await self._examine_log(redis, postgres)

@@ -18,10 +18,11 @@ from asyncio import StreamReader, StreamWriter
 from typing import Any
 
 CHUNK_BYTES = 32 * 1024
+MAX_LINE_BYTES = 1024 * 1024
 
 
 async def serve(socket_path: str) -> None:
-    server = await asyncio.start_unix_server(answer, socket_path)
+    server = await asyncio.start_unix_server(answer, socket_path, limit=MAX_LINE_BYTES)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     await server.serve_forever()

@@ -19,8 +19,8 @@ PREVIEW_URL = "http://127.0.0.1:{sandbox_id:.5}"
 
 
 KEEP_ALIVE_S = 600
-"""How long an idle connection is kept, as before E2B's. One that is closed in the moment of its next
-request is a network error, and the SDK keeps its connections from test to test."""
+"""How long an idle connection is kept, as before E2B's. One that is closed in the moment of its
+next request is a network error, and the SDK keeps its connections from test to test."""
 
 
 class Settings(TypedDict):

@@ -19,6 +19,7 @@ from generator import (
     Rate,
     Redactor,
     Runner,
+    Secrets,
 )
 from generator.budget import DayLeft
 from schemas import JobRef, RecordedEvent
@@ -51,6 +52,7 @@ class Builds:
         sandbox_rate: Rate | None = None,
         day_left: DayLeft | None = None,
         redactor: Redactor = KEYS_ONLY,
+        secrets: Secrets | None = None,
         **deadlines: Any,
     ) -> GenerationService:
         return GenerationService(
@@ -65,6 +67,7 @@ class Builds:
             sandbox_rate=sandbox_rate,
             day_left=day_left,
             redactor=redactor,
+            secrets=secrets,
         )
 
     async def queued(self, **request: Any) -> JobRef:

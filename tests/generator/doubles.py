@@ -222,6 +222,8 @@ class ScriptedSandbox:
     """The commands of the app."""
     installed: list[str] = field(default_factory=list)
     """Those of them that might use a network."""
+    environments: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    """What each of them found in its environment."""
     emptied: int = 0
     """How often its processes were ended."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -260,6 +262,7 @@ class ScriptedSandbox:
         if installs:
             self.installed.append(command)
         self.commands.append(command)
+        self.environments.append((command, dict(env or {})))
         if command in self.runtime.dies_on:
             self.runtime.dies_on.remove(command)
             await self.runtime.kill(self.sandbox_id)
@@ -279,6 +282,7 @@ class ScriptedSandbox:
     ) -> None:
         self._check_living()
         self.commands.append(command)
+        self.environments.append((command, dict(env or {})))
         self.runtime.marker = (env or {}).get("HEADRACE_MARKER", "")
 
     async def end_processes(self) -> None:

@@ -212,6 +212,15 @@ async def test_no_variable_of_the_worker_is_in_a_sandbox(
     assert b"of-the-worker" not in await sandbox.read_file("server.log")
 
 
+async def test_an_environment_may_be_as_large_as_all_secrets_of_a_project(
+    sandbox: Sandbox,
+) -> None:
+    # Control characters take six bytes each on the way, more than any others.
+    env = {f"SECRET_{number}": "\x01" * 32_000 for number in range(4)}
+    counted = await sandbox.run("env | tr -dc '\\001' | wc -c", timeout_s=10, env=env)
+    assert counted.output.strip() == "128000"
+
+
 async def test_a_command_is_a_line_of_the_shell(sandbox: Sandbox) -> None:
     result = await sandbox.run('for i in 1 2; do\n echo "it\'s $i" | cat\ndone', timeout_s=10)
     assert result.output == "it's 1\nit's 2\n"
@@ -337,11 +346,12 @@ async def test_a_server_outlives_the_connection_that_started_it(
     await until(logged)
 
 
-async def test_a_server_appends_its_output_to_its_log(sandbox: Sandbox) -> None:
+async def test_a_server_begins_its_log_anew_and_goes_on_writing_to_it(sandbox: Sandbox) -> None:
     await sandbox.write_files({"logs/it's.log": b"before\n"})
     env = {"WORD": "two words"}
-    await sandbox.start('echo "$WORD"; pwd >&2', log_path="logs/it's.log", env=env)
-    expected = f"before\ntwo words\n{PROJECT_DIR}\n".encode()
+    command = 'echo "$WORD"; sh -c pwd >&2; echo last'
+    await sandbox.start(command, log_path="logs/it's.log", env=env)
+    expected = f"two words\n{PROJECT_DIR}\nlast\n".encode()
 
     async def logged() -> bool:
         return await sandbox.read_file("logs/it's.log") == expected

@@ -1,5 +1,6 @@
 """An API beside which nothing folds and nobody works, until the test does it."""
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,11 +16,14 @@ from projector import Projector
 from service.api import Parts, create_api
 from service.keys import KeyRing, new_key
 from service.problems import MEDIA_TYPE
+from service.project_secrets import ProjectSecrets
 from service.quotas import Quotas
+from service.secret_keys import SecretKeys, parse_keys
 from service.tiers import Tiers
 from tests.histories import TENANT
 from tests.service.instances import served, visitor
 
+SECRETS_KEY = base64.b64encode(bytes(32)).decode()
 RIVAL = "globex"
 """Another tenant, in the same partition."""
 
@@ -64,6 +68,7 @@ async def quiet_api(
     *,
     read_wait_s: float = 0.0,
     tiers: Tiers = Tiers(),  # noqa: B008 - frozen
+    secrets: ProjectSecrets | None = None,
 ) -> AsyncIterator[QuietApi]:
     """The API while the block runs; a read waits for what it names no longer than that."""
     keys, key, rivals_key = KeyRing(engine), new_key(), new_key()
@@ -72,8 +77,17 @@ async def quiet_api(
     trouble: dict[int, str] = {}
     artifacts = ArtifactStore(MemoryStore())
     quotas = Quotas(handler.store, engine, tiers)
+    secrets = secrets or ProjectSecrets(engine, SecretKeys(parse_keys(SECRETS_KEY)))
     parts = Parts(
-        handler, hub, engine, keys, artifacts, quotas, trouble=trouble, read_wait_s=read_wait_s
+        handler,
+        hub,
+        engine,
+        keys,
+        artifacts,
+        quotas,
+        secrets,
+        trouble=trouble,
+        read_wait_s=read_wait_s,
     )
     async with (
         served(create_api(parts)) as url,

@@ -208,10 +208,10 @@ async def test_a_server_that_takes_questions_and_never_answers_is_not_waited_for
 
 
 async def test_no_password_is_told(settings: Settings) -> None:
-    away = Servers("redis://:secret@127.0.0.1:1/0", "postgresql://u:secret@127.0.0.1:1/x")
+    away = Servers("redis://:hunter2@127.0.0.1:1/0", "postgresql://u:hunter2@127.0.0.1:1/x")
     findings = await examine(settings, away, at_rest=False)
     assert levels(findings)["redis"] is levels(findings)["postgres"] is PROBLEM
-    assert "secret" not in str(findings)
+    assert "hunter2" not in str(findings)
 
 
 # --- Redis ----------------------------------------------------------------------------------------

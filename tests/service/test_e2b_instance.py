@@ -1,9 +1,10 @@
 """A whole instance whose sandboxes are E2B's: the real SDK, against the server on loopback."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -12,13 +13,15 @@ from anyio import to_thread
 from typer.testing import CliRunner, Result
 
 from schemas import Job, JobRef, Status
+from service import wiring
 from service.cli import app
 from service.embedded import embedded_servers
 from service.instance import LOCAL_TENANT
 from service.settings import RunnerKind, Settings
 from service.wiring import make_reaper, running
-from tests.e2b_server import E2BServer
+from tests.e2b_server import E2BServer, sandbox
 from tests.e2b_server.fixture import e2b_server, e2b_session
+from tests.service import secret_app
 from tests.service.command_line import logging_of_its_own
 from tests.service.instances import PATIENCE_S, Running, visitor
 
@@ -135,3 +138,36 @@ def command(instance: Running, *arguments: str, exit_code: int = 0) -> Result:
         result = CliRunner().invoke(app, arguments, env=environment)
     assert result.exit_code == exit_code, result.output
     return result
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
+    """Arguments and environment of each command that E2B was asked to run; apps tell a secret."""
+    asked = []
+    exec_ = sandbox.Sandbox.exec
+
+    async def recorded(
+        self: sandbox.Sandbox, argv: list[str], env: Mapping[str, str], cwd: str
+    ) -> Any:
+        asked.append((argv, dict(env)))
+        return await exec_(self, argv, env, cwd)
+
+    monkeypatch.setattr(sandbox.Sandbox, "exec", recorded)
+    monkeypatch.setattr(wiring, "make_runner", secret_app.runner)
+    return asked
+
+
+async def test_a_secret_is_in_the_environment_of_the_apps_commands_and_in_no_argument(
+    started: list[tuple[list[str], dict[str, str]]], instance: Running
+) -> None:
+    value = "e2b-4711-'quoted' $HOME\nof two lines"
+    async with visitor(instance.instance.url, instance.instance.key) as client:
+        await secret_app.set_secret(client, value)
+        job = await secret_app.built(instance, client)
+        assert job.status is Status.READY, job.error_message
+        assert await secret_app.is_told(job, value)
+    told = [argv[-1] for argv, env in started if env.get(secret_app.NAME) == value]
+    assert len(told) == 3
+    for script, of_app in zip(told, ("test -n", "server.told()", "exec python3"), strict=True):
+        assert of_app in script
+    assert not [argv for argv, _ in started if "4711" in str(argv)]

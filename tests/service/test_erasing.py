@@ -16,9 +16,10 @@ from generator.errors import SandboxUnavailable
 from projector import rebuild, verify
 from schemas import TERMINAL_TYPES, Job, JobRef, Status
 from schemas.commands import RequestBuild
-from service.erasing import Erasure
+from service.erasing import Erasure, Survey
+from service.secret_keys import SecretRef
 from service.settings import RunnerKind
-from service.wiring import make_artifacts, make_sandbox_runtime, opened_log
+from service.wiring import make_artifacts, make_sandbox_runtime, make_secrets, opened_log
 from tests.histories import new
 from tests.projector.contents import contents
 from tests.projector.spoiling import damaged
@@ -201,6 +202,31 @@ async def test_a_preview_that_the_provider_refuses_to_end_is_counted_and_all_els
     assert said["sandbox_id"] == job.sandbox_id
     await gone_from_files(running)
     assert await everywhere(running) == {}
+
+
+async def test_secrets_of_the_project_go_with_it_and_those_of_others_stay(
+    running: Running,
+) -> None:
+    secrets = make_secrets(running.settings, running.servers, running.log)
+    await built(running, "acme", "diary", GOAL)
+    for tenant, project in (("acme", "diary"), ("acme", "shop"), ("globex", "diary")):
+        await secrets.put(SecretRef(tenant, project, "TOKEN"), "x")
+    one = erasure(running, "acme", "diary")
+    found = await one.survey()
+    assert found.secrets == 1
+    assert (await one.run(found.ended)).secrets == 1
+    assert await secrets.names("acme", "diary") == []
+    assert len(await secrets.names("acme", "shop")) == 1
+
+    # Those of a project without a job, too.
+    rest = erasure(running, "acme", None)
+    found = await rest.survey()
+    assert (len(found.ended), found.secrets) == (1, 1)
+    shop = erasure(running, "acme", "shop")
+    assert await shop.survey() == Survey((), secrets=1)
+    assert (await shop.run(())).secrets == 1
+    assert await shop.survey() == Survey(())
+    assert len(await secrets.names("globex", "diary")) == 1
 
 
 def test_the_command_erases_a_demo_and_says_what_it_cannot_reach(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from service.api import Parts, create_api
 from service.client import Client
 from service.embedded import Servers
 from service.keys import KeyRing, new_key
+from service.project_secrets import ProjectSecrets
 from service.quotas import Quotas
+from service.secret_keys import SecretKeys
 from service.tiers import Tiers
 from tests.service.instances import (
     PATIENCE_S,
@@ -89,7 +91,8 @@ async def quiet(
     bells = connect_redis(servers.redis_url)
     hub = Hub(handler.store, bells)
     artifacts = ArtifactStore(MemoryStore())
-    parts = Parts(handler, hub, engine, keys, artifacts, Quotas(handler.store, engine, Tiers()))
+    quotas, secrets = Quotas(handler.store, engine, Tiers()), ProjectSecrets(engine, SecretKeys())
+    parts = Parts(handler, hub, engine, keys, artifacts, quotas, secrets)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(hub.run)
         async with (

@@ -16,7 +16,8 @@ _ENTER = f"mkdir -p {PROJECT_DIR} && cd {PROJECT_DIR}"
 
 # - Descriptor 3 keeps the shell's own remarks ("Killed ...") out of the command's output.
 # - `set -C` makes creating the mark atomic: whoever comes first, the command or its end, wins.
-# - The environment is set behind the login shell, whose profile would overwrite PATH.
+# - The environment is the shell's own: a script holds less, and is logged. PATH alone is set behind
+#   the login shell, whose profile would overwrite it.
 # - What the command left running goes with it; holding its output, it would keep us waiting.
 _RUN = """\
 {enter} || exit
@@ -42,7 +43,7 @@ done 2>/dev/null
 """
 
 _START = """\
-{enter} && mkdir -p {folder} && : >>{log} || exit
+{enter} && mkdir -p {folder} && : >{log} || exit
 setsid --fork /bin/sh -c 'echo $$ >"$0"; exec /usr/bin/env "$@"' \
 {mark} {argv} >>{log} 2>&1 </dev/null
 """
@@ -58,7 +59,10 @@ done 2>/dev/null
 
 
 def run_script(command: str, env: Mapping[str, str], token: str) -> str:
-    """Runs `command` in the foreground, its process group known by `token`."""
+    """Runs `command` in the foreground, its process group known by `token`.
+
+    It expects `env` in its own environment, as all that start something do.
+    """
     return _RUN.format(enter=_ENTER, mark=_mark(token), argv=_argv(command, env))
 
 
@@ -68,7 +72,7 @@ def end_script(token: str) -> str:
 
 
 def start_script(command: str, env: Mapping[str, str], log_path: str, token: str) -> str:
-    """Starts `command` in the background, its output appended to `log_path`, and returns."""
+    """Starts `command` in the background, its output in a new `log_path`, and returns."""
     folder = quote(str(PurePosixPath("./", log_path).parent))
     log = quote(f"./{log_path}")
     return _START.format(
@@ -91,7 +95,8 @@ def _mark(token: str) -> str:
 
 
 def _argv(command: str, env: Mapping[str, str]) -> str:
-    return join([*(f"{name}={value}" for name, value in env.items()), "/bin/sh", "-c", command])
+    path = [f"PATH={env['PATH']}"] if "PATH" in env else []
+    return join([*path, "/bin/sh", "-c", command])
 
 
 class CommandOutput:

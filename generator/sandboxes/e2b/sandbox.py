@@ -89,7 +89,8 @@ class E2BSandbox:
         exit_code: int | None = None
         try:
             with anyio.move_on_after(timeout_s):
-                exit_code = await self._follow(run_script(command, env or {}, token), output)
+                script = run_script(command, env or {}, token)
+                exit_code = await self._follow(script, output, env)
         finally:
             if exit_code is None:  # timed out, cancelled, cut off, or the listener failed
                 with CancelScope(shield=True):
@@ -104,6 +105,7 @@ class E2BSandbox:
         await self._shell(
             "start a server",
             start_script(command, env or {}, checked_path(log_path), uuid4().hex),
+            env,
         )
 
     async def end_processes(self) -> None:
@@ -117,16 +119,18 @@ class E2BSandbox:
     async def close(self) -> None:
         """Nothing to give back: the SDK's connections belong to the process, not to a sandbox."""
 
-    async def _shell(self, doing: str, script: str) -> None:
+    async def _shell(self, doing: str, script: str, env: Mapping[str, str] | None = None) -> None:
         """Run a short script of ours that has to succeed."""
         output = CommandOutput()
         with anyio.move_on_after(self._request_timeout_s):
-            if await self._follow(script, output):
+            if await self._follow(script, output, env):
                 raise SandboxError(f"E2B could not {doing}: {output.tail.strip()}")
             return
         raise SandboxError(f"E2B could not {doing} in time; try again")
 
-    async def _follow(self, script: str, output: CommandOutput) -> int:
+    async def _follow(
+        self, script: str, output: CommandOutput, env: Mapping[str, str] | None = None
+    ) -> int:
         """The exit code of a script whose output goes to `output`; no time limit of its own."""
         handle = None
         try:
@@ -134,6 +138,7 @@ class E2BSandbox:
                 handle = await self._sdk.commands.run(
                     script,
                     background=True,
+                    envs=dict(env or {}),
                     on_stdout=partial(output.write, "stdout"),
                     on_stderr=partial(output.write, "stderr"),
                     timeout=0,  # E2B would kill the shell, and nothing but the shell

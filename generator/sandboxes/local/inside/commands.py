@@ -62,7 +62,8 @@ class Commands:
         path = os.path.join(PROJECT_DIR, log_path)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644)
+            begin = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NONBLOCK
+            log = os.open(path, begin, 0o644)
         except OSError as error:
             raise Refused.by(error) from error
         try:

@@ -11,7 +11,7 @@ half when it wants no more. The agent answers with `STDOUT`, `STDERR` or `DATA` 
 import struct
 
 HEADER = struct.Struct(">cI")
-MAX_FRAME_BYTES = 256 * 1024
+MAX_FRAME_BYTES = 1024 * 1024
 CHUNK_BYTES = 32 * 1024
 
 REQUEST, FILE, DATA, END = b"q", b"f", b"d", b"z"
