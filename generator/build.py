@@ -249,7 +249,7 @@ class Build:
         return Workspace(self.workspace_path, on_file=self.note_file)
 
     async def lay_out_files(self) -> None:
-        """See that the app's files lie in the workspace, also when an earlier attempt wrote them."""
+        """See that the app's files lie in the workspace, also if an earlier attempt wrote them."""
         if not self._has_workspace:
             workspace = self.workspace()
             await workspace.clear()
