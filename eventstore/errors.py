@@ -80,7 +80,7 @@ class TooManyWaiting(EventStoreError):
 class QuotaSpent(EventStoreError):
     """The tenant has used what it may on this day. Submit again from `resets_at` on.
 
-    `what` is `jobs`, `tokens` or `usd`; `limit` and `used` are of that.
+    `what` is `jobs`, `tokens`, `usd` or `wall_s`; `limit` and `used` are of that.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class QuotaSpent(EventStoreError):
         self.used = used
         self.resets_at = resets_at
         self.wait_s = max(1, math.ceil((resets_at - now).total_seconds()))
-        unit = " US dollars" if what == "usd" else f" {what}"
+        unit = {"usd": "US dollars", "wall_s": "seconds of builds"}.get(what, what)
         super().__init__(
-            f"tenant {tenant} has used {used:,.10g} of the {limit:,.10g}{unit} that it may use a "
+            f"tenant {tenant} has used {used:,.10g} of the {limit:,.10g} {unit} that it may use a "
             f"day: submit again from {resets_at:%Y-%m-%d %H:%M} UTC on"
         )
 

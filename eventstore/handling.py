@@ -114,6 +114,7 @@ class CommandHandler:
                 command=known,
                 build_number=finish.build_number if finish else None,
                 day_limits=day_limits,
+                wall_ms=0 if job and job.is_terminal else after.wall_ms,
             )
             try:
                 appended = await patiently(append, patience_s)

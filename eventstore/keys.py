@@ -62,7 +62,7 @@ class Keys:
         return f"hr:{{{self.partition}}}:secrets"
 
     def day(self, tenant: str, day: date) -> str:
-        """Hash: what a tenant has used on a day (UTC): jobs, tokens, nano_usd. For two days."""
+        """Hash: what a tenant has used on a day (UTC), by the fields of `Spent`. For two days."""
         return f"hr:{{{self.partition}}}:day:{tenant}:{day.isoformat()}"
 
     @property

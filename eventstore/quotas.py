@@ -8,6 +8,7 @@ has of the day.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
@@ -24,18 +25,26 @@ NANO = 1_000_000_000
 _MOST = 10**15
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What was used on a day. Money in billionths of a dollar, so that sums are exact."""
+class Spent(NamedTuple):
+    """What was used on a day. Money in billionths of a dollar, so that sums are exact.
+
+    `wall_ms`: of jobs that ended on it, the time from their first start on.
+    """
 
     jobs: int = 0
     tokens: int = 0
     nano_usd: int = 0
+    wall_ms: int = 0
 
     @property
     def usd(self) -> float:
         """The money, in dollars."""
         return self.nano_usd / NANO
+
+    @property
+    def wall_s(self) -> float:
+        """The time, in seconds."""
+        return self.wall_ms / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +54,27 @@ class DayLimits:
     jobs: int | None = None
     tokens: int | None = None
     usd: float | None = None
+    wall_s: float | None = None
 
     def as_argument(self) -> str:
         """As `append.lua` takes it."""
         nano_usd = None if self.usd is None else min(round(self.usd * NANO), _MOST)
+        wall_ms = None if self.wall_s is None else min(round(self.wall_s * 1000), _MOST)
         return " ".join(
-            "-" if limit is None else str(limit) for limit in (self.jobs, self.tokens, nano_usd)
+            "-" if limit is None else str(limit)
+            for limit in (self.jobs, self.tokens, nano_usd, wall_ms)
         )
 
     def spent(self, tenant: str, counter: str, used: int, *, now: datetime) -> QuotaSpent:
         """The error for a counter that has reached its limit."""
-        what = "usd" if counter == "nano_usd" else counter
-        limit = {"jobs": self.jobs, "tokens": self.tokens, "usd": self.usd}[what]
+        what, unit = {"nano_usd": ("usd", NANO), "wall_ms": ("wall_s", 1000)}.get(
+            counter, (counter, 1)
+        )
         return QuotaSpent(
             tenant,
             what,
-            limit=limit or 0,
-            used=used / NANO if what == "usd" else used,
+            limit=getattr(self, what) or 0,
+            used=used if unit == 1 else used / unit,
             resets_at=midnight_after(now),
             now=now,
         )
@@ -77,7 +90,7 @@ def midnight_after(moment: datetime) -> datetime:
     return datetime.combine(day_of(moment) + timedelta(days=1), time(), UTC)
 
 
-def counts_of(payloads: Iterable[AnyPayload]) -> str:
+def counts_of(payloads: Iterable[AnyPayload], wall_ms: int) -> str:
     """What events add to their day, as `append.lua` takes it; '' for nothing."""
     jobs = tokens = nano_usd = 0
     for payload in payloads:
@@ -86,9 +99,9 @@ def counts_of(payloads: Iterable[AnyPayload]) -> str:
         elif isinstance(payload, Metered):
             tokens += payload.input_tokens + payload.output_tokens
             nano_usd += round(min(payload.cost_usd * NANO, _MOST))
-    if not (jobs or tokens or nano_usd):
+    if not (jobs or tokens or nano_usd or wall_ms):
         return ""
-    return f"{jobs} {min(tokens, _MOST)} {min(nano_usd, _MOST)}"
+    return f"{jobs} {min(tokens, _MOST)} {min(nano_usd, _MOST)} {min(max(0, wall_ms), _MOST)}"
 
 
 class Quotas:
@@ -101,25 +114,14 @@ class Quotas:
 
     async def spent(self, tenant: str, day: date) -> tuple[Spent, bool]:
         """What was counted for a day, and whether that is all: false before `count_from`."""
-        counted = await hash_fields(
-            self._redis,
-            self._keys_of(tenant).day(tenant, day),
-            "jobs",
-            "tokens",
-            "nano_usd",
-            "is_whole",
-        )
-        jobs, tokens, nano_usd = (int(number or 0) for number in counted[:3])
-        return Spent(jobs, tokens, nano_usd), counted[3] is not None
+        key = self._keys_of(tenant).day(tenant, day)
+        *counted, is_whole = await hash_fields(self._redis, key, *Spent._fields, "is_whole")
+        return Spent(*(int(number or 0) for number in counted)), is_whole is not None
 
     async def count_from(self, tenant: str, day: date, known: Spent) -> Spent:
         """Let a day's counters be no lower than what is known otherwise; what they are then."""
-        jobs, tokens, nano_usd = await self._scripts.plain(
-            "count_from",
-            [self._keys_of(tenant).day(tenant, day)],
-            [known.jobs, known.tokens, known.nano_usd],
-        )
-        return Spent(jobs, tokens, nano_usd)
+        key = self._keys_of(tenant).day(tenant, day)
+        return Spent(*await self._scripts.plain("count_from", [key], list(known)))
 
     async def own(self, tenant: str) -> str | None:
         """What was set for a tenant alone."""

@@ -155,13 +155,15 @@ class EventStore:
         command: CommandId | None = None,
         build_number: int | None = None,
         day_limits: DayLimits | None = None,
+        wall_ms: int = 0,
     ) -> Appended:
         """Append `events` as versions `expected_version` + 1, … of the job, all or none.
 
         With `claim`, only while that worker owns the job. With `command`, at most once: a repeated
         command gives the first result, also when it appended nothing (`events` empty). A JobReady
-        needs `build_number`. What the events use is counted for the tenant's day; with `day_limits`
-        nothing is appended once the day has used as much.
+        needs `build_number`. What the events use is counted for the tenant's day, with `wall_ms`
+        that the job took if they end it; with `day_limits` nothing is appended once the day has
+        used as much.
 
         Raises `VersionConflict`, `Fenced`, `CommandIdReused`, `NumberTaken`, `TooManyWaiting`,
         `QuotaSpent`, `PayloadRefused`, `LogMissing`, `LogUnverified`, `LogDamaged`,
@@ -195,7 +197,7 @@ class EventStore:
             ]
         if any(gets_further(payload) for payload in payloads):
             meaning.append("further")
-        counts = counts_of(payloads)
+        counts = counts_of(payloads, wall_ms)
         if counts:
             names.append(keys.day(tenant, day_of(events[0].time)))
         args: list[Any] = [

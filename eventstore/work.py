@@ -55,7 +55,8 @@ class Work:
     ) -> list[Claim]:
         """Take up to `free_slots` jobs of a partition: abandoned ones, then new ones.
 
-        A job is abandoned when its lease of `lease_ms` passed without a heartbeat.
+        A job is abandoned when its lease of `lease_ms` passed without a heartbeat, or at once when
+        it was handed back.
         """
         keys = self._keys[partition]
         answer = await self._scripts(
@@ -85,7 +86,7 @@ class Work:
         answer = await self._scripts.plain(
             "release",
             [keys.runs, keys.work(claim.work_class), keys.bell],
-            [claim.ref.job, claim.worker, claim.attempt, claim.project],
+            [claim.ref.job, claim.worker, claim.attempt],
         )
         return bool(answer)
 

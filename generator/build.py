@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import structlog
+from anyio import to_thread
 from obstore.exceptions import BaseError as ObstoreError
 
 from eventstore import (
@@ -31,7 +32,7 @@ from generator.runner import Runner
 from generator.sandbox import Sandbox, SandboxRuntime, SandboxRuntimeFactory
 from generator.secrets import Secrets
 from generator.transcript import LogLine, Transcript, log_lines
-from generator.workspace import Workspace
+from generator.workspace import Workspace, remove_workspaces
 from schemas import Command, Job, Phase
 from schemas.commands import NO_USAGE, Usage
 from schemas.events import Fact
@@ -79,6 +80,7 @@ class Build:
     transcript: Transcript = field(init=False, repr=False)
     """Takes all that is said during this build."""
     _carried: Usage = NO_USAGE
+    _has_workspace: bool = False
     _drafts: Drafts | None = field(default=None, repr=False)
     _runtime: SandboxRuntime | None = field(default=None, repr=False)
     _files: dict[str, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
@@ -259,11 +261,16 @@ class Build:
 
     @property
     def workspace_path(self) -> Path:
-        """Where the app's files lie on this machine; named after the job, not the build number."""
-        return self.workspace_root / self.job.job
+        """Where this attempt has the app's files on this machine.
+
+        A folder of its own: a worker that was taken over from, and does not know it yet, writes
+        where nobody reads.
+        """
+        return self.workspace_root / self.job.job / str(self.claim.attempt)
 
     def workspace(self) -> Workspace:
-        """The job's workspace; its writes are shown as progress, and hold no known secret."""
+        """This attempt's workspace; its writes are shown as progress, and hold no known secret."""
+        self._has_workspace = True
 
         async def note(path: str, size_bytes: int) -> None:
             if path in workspace.redacted:
@@ -276,6 +283,31 @@ class Build:
             redact=lambda text: self.redactor.without_values(text),
         )
         return workspace
+
+    async def lay_out_files(self) -> None:
+        """See that the app's files lie in the workspace, also if an earlier attempt wrote them."""
+        if not self._has_workspace:
+            workspace = self.workspace()
+            await workspace.clear()
+            await workspace.load(await self.files())
+
+    async def remove_workspaces(self) -> None:
+        """Remove what is of no use any more: all but the files of a READY build, which stay.
+
+        Of a job that goes on elsewhere that is this attempt's own: what is finished of it is in the
+        artifact store.
+        """
+        if self.runner is None:
+            return
+        job, own = self.job, self.workspace_path
+
+        def is_of_no_use(workspace: Path) -> bool:
+            return str(workspace) != job.workspace_path if job.is_terminal else workspace == own
+
+        with anyio.move_on_after(self.deadlines.call_s, shield=True):
+            await to_thread.run_sync(
+                remove_workspaces, own.parent, is_of_no_use, abandon_on_cancel=True
+            )
 
     async def store_files(self, files: Mapping[str, bytes]) -> str:
         """Keep the app's files; the digest of their manifest."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 from redis import Redis
+from redis.commands.core import Script
 from redis.exceptions import RedisError
 
 from eventstore import Claim
@@ -89,26 +90,40 @@ class Heart:
     def _beat(self) -> None:
         redis = self._connect()
         script = redis.register_script(source("heartbeat"))
+        ended: set[Claim] = set()
         while not self._stop.wait(self._pause_s):
-            held = self._held_for_longer()
-            # All in one trip: a worker of many slots must be through well within a lease.
-            pipeline = redis.pipeline(transaction=False)
-            for claim, _ in held:
-                keys = Keys(self._partition_of(claim.ref.tenant))
-                script(
-                    keys=[keys.runs, keys.work(claim.work_class)],
-                    args=[claim.ref.job, claim.worker, claim.attempt],
-                    client=pipeline,
-                )
             try:
-                answers = pipeline.execute(raise_on_error=False)
-            except RedisError as error:
-                log.warning("heartbeat_missed", jobs=len(held), error=str(error))
-                continue
-            for (claim, hold), alive in zip(held, answers, strict=True):
-                if isinstance(alive, RedisError):
-                    log.warning("heartbeat_missed", job=claim.ref.job, error=str(alive))
-                elif not alive and self._holds(claim):
-                    log.warning("lease_lost", job=claim.ref.job, attempt=claim.attempt)
-                    hold.on_lost()
+                ended = self._beat_once(redis, script, ended)
+            except Exception:  # a heart that stopped would cost all jobs, a beat costs none
+                log.exception("heartbeat_failed")
         redis.close()
+
+    def _beat_once(self, redis: Redis, script: Script, ended: set[Claim]) -> set[Claim]:
+        """Renew all leases; the claims whose job has ended, as those of the beat before had."""
+        held = self._held_for_longer()
+        # All in one trip: a worker of many slots must be through well within a lease.
+        pipeline = redis.pipeline(transaction=False)
+        for claim, _ in held:
+            keys = Keys(self._partition_of(claim.ref.tenant))
+            script(
+                keys=[keys.runs, keys.work(claim.work_class)],
+                args=[claim.ref.job, claim.worker, claim.attempt],
+                client=pipeline,
+            )
+        try:
+            answers = pipeline.execute(raise_on_error=False)
+        except RedisError as error:
+            log.warning("heartbeat_missed", jobs=len(held), error=str(error))
+            return ended
+        found: set[Claim] = set()
+        for (claim, hold), answer in zip(held, answers, strict=True):
+            if isinstance(answer, RedisError):
+                log.warning("heartbeat_missed", job=claim.ref.job, error=str(answer))
+            elif answer == b"ended":
+                found.add(claim)
+            if (answer == b"lost" or claim in found & ended) and self._holds(claim):
+                log.warning("lease_lost", job=claim.ref.job, attempt=claim.attempt)
+                hold.on_lost()
+        # Whoever ends a job lets go of it a moment later; what is still held at the next beat was
+        # ended by somebody else.
+        return found

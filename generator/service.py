@@ -171,6 +171,7 @@ class GenerationService:
                 await end_sandboxes(build)  # also of a job that somebody else has ended
             elif build.sandbox:
                 await build.sandbox.close()
+            await build.remove_workspaces()
         await build.remove_drafts()
         return build.job
 
@@ -275,6 +276,7 @@ class GenerationService:
         number = await self._numbering.propose(build.job.tenant, build.job.project)
         command = FinishBuild(build_number=number, log=digest)
         if build.sandbox:
+            await build.lay_out_files()
             command = replace(
                 command,
                 sandbox_id=build.sandbox.sandbox_id,

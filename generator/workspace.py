@@ -160,6 +160,15 @@ class Workspace:
             raise BadPath(path, f"the workspace would exceed {MAX_TOTAL_BYTES} bytes")
 
 
+def remove_workspaces(folder: Path, is_of_no_use: Callable[[Path], bool]) -> None:
+    """Remove such workspaces of a job from its folder, and that too once it is empty."""
+    for workspace in folder.glob("*"):
+        if is_of_no_use(workspace):
+            shutil.rmtree(workspace, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _folded(path: str) -> str:
     """Equal for paths that some disk takes for the same."""
     return normalize("NFC", normalize("NFC", path).casefold())

@@ -186,6 +186,13 @@ class Job:
         return self.status in TERMINAL
 
     @property
+    def wall_ms(self) -> int:
+        """How long it took, from its first start to its end; 0 as long as one of them is not."""
+        if self.started_at is None or self.finished_at is None:
+            return 0
+        return round((self.finished_at - self.started_at).total_seconds() * 1000)
+
+    @property
     def is_settled(self) -> bool:
         """Whether the job has ended, and no worker has to do with its preview either."""
         return self.is_terminal and self.preview is not Preview.WAKING

@@ -101,9 +101,10 @@ class Client:
         params = {} if against is None else {"against": against}
         return await self._ask("GET", f"/v1/projects/{project}/builds/{number}/diff", params=params)
 
-    async def restore(self, project: str, number: int) -> dict[str, Any]:
+    async def restore(self, project: str, number: int, tier: str | None) -> dict[str, Any]:
         """Queue a build with exactly the files of that one."""
-        return await self._ask("POST", f"/v1/projects/{project}/builds/{number}/restore")
+        path = f"/v1/projects/{project}/builds/{number}/restore"
+        return await self._ask("POST", path, params={"tier": tier} if tier else {})
 
     async def archive(self, project: str, number: int, form: str) -> AsyncGenerator[bytes, None]:
         """All files of a build, packed, in pieces. Raises `ApiError`, also when it breaks off."""

@@ -5,6 +5,7 @@ queues a job refuses it when the day is used up. So what is looked at here befor
 nothing but how much a job may use at most: no more than its tier allows, nor than is left today.
 """
 
+import math
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -60,6 +61,7 @@ class OwnQuota(BaseModel):
     jobs_a_day: Annotated[int, Field(ge=0)] | None = None
     tokens_a_day: Annotated[int, Field(ge=0)] | None = None
     usd_a_day: Money | None = None
+    wall_s_a_day: Annotated[int, Field(ge=0)] | None = None
 
 
 class Allowed(NamedTuple):
@@ -96,6 +98,9 @@ class Standing:
         if self.day.usd is not None and self.day.usd > self.spent.usd:
             left_usd = self.day.usd - self.spent.usd
             allowed["max_cost_usd"] = _least(allowed["max_cost_usd"], left_usd)
+        if self.day.wall_s is not None and self.day.wall_s > self.spent.wall_s:
+            left_s = math.ceil(self.day.wall_s - self.spent.wall_s)
+            allowed["max_wall_s"] = _least(allowed["max_wall_s"], left_s)
         return Limits.model_validate(allowed)
 
 
@@ -127,6 +132,7 @@ class Quotas:
             jobs=rules.jobs_a_day if own.jobs_a_day is None else own.jobs_a_day,
             tokens=rules.tokens_a_day if own.tokens_a_day is None else own.tokens_a_day,
             usd=rules.usd_a_day if own.usd_a_day is None else own.usd_a_day,
+            wall_s=rules.wall_s_a_day if own.wall_s_a_day is None else own.wall_s_a_day,
         )
         return Standing(tier, rules, day, await self._spent(tenant, day_of(now)))
 
@@ -169,12 +175,12 @@ class Quotas:
         try:
             with anyio.fail_after(ASK_S), postgres_errors():
                 async with self._engine.connect() as connection:
-                    jobs, tokens, nano_usd = await used_on(connection, tenant, day)
+                    known = Spent(*await used_on(connection, tenant, day))
         except (PostgresUnavailable, TimeoutError) as error:
             self._ask_again_at = time.monotonic() + PAUSE_S
             log.warning("quota_not_compared", tenant=tenant, error=str(error))
             return spent
-        return await self._store.quotas.count_from(tenant, day, Spent(jobs, tokens, nano_usd))
+        return await self._store.quotas.count_from(tenant, day, known)
 
 
 def _lower(name: str, wanted: Any, allowed: Any, tier: Tier) -> Any:

@@ -14,9 +14,9 @@ Money = Annotated[float, Field(ge=0)]
 class TierRules(BaseModel):
     """The limits of a tier. None: no limit.
 
-    A tenant's day (UTC): `jobs_a_day`, `tokens_a_day`, `usd_a_day`. A single job, all its attempts
-    and repairs: the other ones; a request may lower them. `jobs_at_once` is the cap of a tenant
-    that was put on this tier.
+    A tenant's day (UTC): `jobs_a_day`, `tokens_a_day`, `usd_a_day`, `wall_s_a_day`. A single job,
+    all its attempts and repairs: the other ones; a request may lower them. `jobs_at_once` is the
+    cap of a tenant that was put on this tier.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -25,6 +25,7 @@ class TierRules(BaseModel):
     jobs_a_day: Count | None
     tokens_a_day: Count | None
     usd_a_day: Money | None
+    wall_s_a_day: Count | None
     max_tokens: Annotated[int, Field(ge=1)] | None
     max_cost_usd: Annotated[float, Field(gt=0)] | None
     max_wall_s: Annotated[int, Field(ge=1)] | None
@@ -33,7 +34,7 @@ class TierRules(BaseModel):
     @property
     def day(self) -> DayLimits:
         """What may be used a day."""
-        return DayLimits(self.jobs_a_day, self.tokens_a_day, self.usd_a_day)
+        return DayLimits(self.jobs_a_day, self.tokens_a_day, self.usd_a_day, self.wall_s_a_day)
 
 
 class Free(TierRules):
@@ -43,6 +44,7 @@ class Free(TierRules):
     jobs_a_day: Count | None = 200
     tokens_a_day: Count | None = 5_000_000
     usd_a_day: Money | None = 10.0
+    wall_s_a_day: Count | None = 36_000
     max_tokens: Annotated[int, Field(ge=1)] | None = 1_000_000
     max_cost_usd: Annotated[float, Field(gt=0)] | None = 2.0
     max_wall_s: Annotated[int, Field(ge=1)] | None = 1800
@@ -56,6 +58,7 @@ class Pro(TierRules):
     jobs_a_day: Count | None = 5_000
     tokens_a_day: Count | None = 200_000_000
     usd_a_day: Money | None = 500.0
+    wall_s_a_day: Count | None = 1_000_000
     max_tokens: Annotated[int, Field(ge=1)] | None = 5_000_000
     max_cost_usd: Annotated[float, Field(gt=0)] | None = 10.0
     max_wall_s: Annotated[int, Field(ge=1)] | None = 3600

@@ -13,7 +13,7 @@ ARGV   1 lineage   2 the server it was verified on   3 expected version
        11 request hash, 12 life of the result in ms; '' when there is no command id
        13 proposed build number; '' unless a JobReady is among the events
        14 cap of a tenant without one of its own   15 how many jobs of a tenant may wait
-       16 what the events add to the tenant's day: jobs, tokens, billionths of a dollar; or ''
+       16 what the events add to the tenant's day: jobs, tokens, billionths of a dollar, ms; or ''
        17 how much of each the day may have before a job is queued, `-`: any; '' without a limit
        18 number of events, then for each: id, type, time, cause, trace, data
 
@@ -29,7 +29,7 @@ lose large integers.
 -- include: seal
 -- include: admission
 local FIXED, PER_EVENT, GROUP = 18, 6, 'generators'
-local COUNTED, DAY_LIVES_S = {'jobs', 'tokens', 'nano_usd'}, 172800
+local COUNTED, DAY_LIVES_S = {'jobs', 'tokens', 'nano_usd', 'wall_ms'}, 172800
 local count = tonumber(ARGV[18])
 local day = ARGV[16] ~= '' and KEYS[#KEYS]
 local named = #KEYS - (day and 1 or 0)

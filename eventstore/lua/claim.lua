@@ -9,11 +9,11 @@ Result {'ok', {job, tenant, project, class, entry id, attempt, deliveries}, ...}
 
 Atomic: the entry changes hands and `runs` names the new owner in one step; from then on the
 predecessor can neither append nor report. `high` goes before `normal`, abandoned work before new.
-No takeover within one lease after the log was opened: idle times went on counting while the server
-was down, and the living have had no chance to send a heartbeat.
+No takeover within one lease after the log was opened, but of what was handed back: idle times went
+on counting while the server was down, and the living have had no chance to send a heartbeat.
 ]]
 -- include: seal
-local GROUP = 'generators'
+local GROUP, HANDED_BACK_MS = 'generators', 1000000000000  -- 31 years: `release` says 1970
 if #KEYS ~= 4 or #ARGV ~= 5 then
   return redis.error_reply('HEADRACE claim: wrong number of keys or arguments')
 end
@@ -53,12 +53,13 @@ local function take(work, entry)
   free = free - 1
 end
 
+local silent = now - tonumber(meta[3]) >= lease and lease or HANDED_BACK_MS
 for _, work in ipairs({KEYS[3], KEYS[4]}) do
-  if free > 0 and now - tonumber(meta[3]) >= lease then
+  if free > 0 then
     -- One call looks at ten entries per wanted one; the abandoned may stand behind the living.
     local cursor = '0-0'
     repeat
-      local answer = redis.call('XAUTOCLAIM', work, GROUP, worker, lease, cursor, 'COUNT', free)
+      local answer = redis.call('XAUTOCLAIM', work, GROUP, worker, silent, cursor, 'COUNT', free)
       cursor = answer[1]
       for _, entry in ipairs(answer[2]) do take(work, entry) end
     until cursor == '0-0' or free <= 0

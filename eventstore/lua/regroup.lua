@@ -5,9 +5,9 @@ ARGV   1 lineage   2 the server it was verified on
 
 Result {'ok', how many were made} | {'refused', reason}
 
-Atomic: everything. Jobs are given out in the order of the stream, so those that have an owner are
-its beginning: the group goes on behind them, and each owner has its job back with a whole lease.
-From the first one without an owner on all are given out, so that none is passed over.
+Atomic: everything. Jobs are given out in the order of the stream: the group goes on behind the last
+one that has an owner. Up to there each owner has its job back with a whole lease, and those without
+one were handed back, which they are again.
 ]]
 -- include: seal
 local GROUP = 'generators'
@@ -29,27 +29,33 @@ local function has_group(work)
   end
 end
 
--- The stream's first entries that are owned: entry id and owner, each.
-local function owned(work)
-  local found = {}
-  for _, entry in ipairs(redis.call('XRANGE', work, '-', '+')) do
+-- The stream's entries up to the last that is owned: entry id and owner, `-` for nobody.
+local function given_out(work)
+  local found, last = {}, 0
+  for number, entry in ipairs(redis.call('XRANGE', work, '-', '+')) do
     local fields = {}
     for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
     local run = redis.call('HGET', KEYS[2], fields.job) or ''
     local at, owner = string.match(run, '^%S+ %S+ (%S+) (%S+) %d+ %d+$')
-    if at ~= entry[1] or owner == '-' then break end
-    found[#found + 1] = {entry[1], owner}
+    if at ~= entry[1] then owner = '-' end
+    found[number] = {entry[1], owner}
+    if owner ~= '-' then last = number end
   end
-  return found
+  return found, last
 end
 
 local made = 0
 for _, work in ipairs({KEYS[3], KEYS[4]}) do
   if not has_group(work) then
-    local held = owned(work)
-    redis.call('XGROUP', 'CREATE', work, GROUP, #held > 0 and held[#held][1] or '0', 'MKSTREAM')
-    for _, one in ipairs(held) do
-      redis.call('XCLAIM', work, GROUP, one[2], 0, one[1], 'FORCE', 'JUSTID')
+    local entries, last = given_out(work)
+    redis.call('XGROUP', 'CREATE', work, GROUP, last > 0 and entries[last][1] or '0', 'MKSTREAM')
+    for number = 1, last do
+      local entry, owner = entries[number][1], entries[number][2]
+      if owner == '-' then
+        redis.call('XCLAIM', work, GROUP, owner, 0, entry, 'TIME', 1, 'FORCE', 'JUSTID')
+      else
+        redis.call('XCLAIM', work, GROUP, owner, 0, entry, 'FORCE', 'JUSTID')
+      end
     end
     made = made + 1
   end

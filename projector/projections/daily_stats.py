@@ -42,6 +42,8 @@ daily_stats = Table(
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost_usd", Numeric(20, 9), nullable=False),
+    # Of jobs that ended, from their first start on.
+    Column("wall_ms", BigInteger, nullable=False, server_default="0"),
 )
 
 _SUMS = tuple(column.name for column in daily_stats.columns if not column.primary_key)
@@ -63,6 +65,15 @@ def _started(step: Step) -> list[Change]:
     return _added(step, started=1, queue_wait_ms=round(waited.total_seconds() * 1000))
 
 
+def _ended(column: str) -> Callable[[Step], list[Change]]:
+    return lambda step: _added(step, **{column: 1, "wall_ms": step.after.wall_ms})
+
+
+def _ended_and_spent(column: str) -> Callable[[Step], list[Change]]:
+    ended = _ended(column)
+    return lambda step: ended(step) + _spent(step)
+
+
 def _spent(step: Step) -> list[Change]:
     told = step.event.payload
     assert isinstance(told, Metered)  # noqa: S101 - registered for it
@@ -82,11 +93,12 @@ DAILY_STATS = Projection(
         JobQueued: _counted("queued"),
         JobStarted: _started,
         ChecksFailed: _counted("repairs"),
-        JobReady: _counted("ready"),
-        JobFailed: lambda step: _added(step, failed=1) + _spent(step),
-        JobCancelled: lambda step: _added(step, cancelled=1) + _spent(step),
+        JobReady: _ended("ready"),
+        JobFailed: _ended_and_spent("failed"),
+        JobCancelled: _ended_and_spent("cancelled"),
         PhaseCompleted: _spent,
         RetryScheduled: _spent,
     },
     merge=dict.fromkeys(_SUMS, Merge.ADD),
+    version=2,
 )

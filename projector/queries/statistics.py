@@ -49,6 +49,7 @@ class DayRow(BaseModel):
     input_tokens: int
     output_tokens: int
     cost_usd: float
+    wall_ms: int
 
 
 class Stats(BaseModel):
@@ -72,6 +73,7 @@ class Stats(BaseModel):
     input_tokens: int
     output_tokens: int
     cost_usd: float
+    wall_ms: int
     queue_wait: Wait
     phases: list[PhaseStats]
     days: list[DayRow]
@@ -87,6 +89,7 @@ _SUMS = (
     "input_tokens",
     "output_tokens",
     "cost_usd",
+    "wall_ms",
 )
 _TOTALS = (
     f"SELECT {', '.join(f'coalesce(sum({name}), 0) AS {name}' for name in _SUMS)} "  # noqa: S608
@@ -156,14 +159,15 @@ async def stats(
     )
 
 
-async def used_on(connection: AsyncConnection, tenant: str, day: date) -> tuple[int, int, int]:
-    """What a tenant has used on a day: jobs queued, tokens, money in billionths of a dollar."""
+async def used_on(connection: AsyncConnection, tenant: str, day: date) -> tuple[int, int, int, int]:
+    """What a tenant has used on a day: jobs queued, tokens, billionths of a dollar, wall ms."""
     query = (
         "SELECT coalesce(sum(queued), 0), coalesce(sum(input_tokens + output_tokens), 0), "
-        "coalesce(sum(cost_usd), 0) FROM daily_stats WHERE tenant = :tenant AND day = :day"
+        "coalesce(sum(cost_usd), 0), coalesce(sum(wall_ms), 0) "
+        "FROM daily_stats WHERE tenant = :tenant AND day = :day"
     )
     found = (await connection.execute(text(query), {"tenant": tenant, "day": day})).one()
-    return int(found[0]), int(found[1]), int(found[2] * 1_000_000_000)
+    return int(found[0]), int(found[1]), int(found[2] * 1_000_000_000), int(found[3])
 
 
 def _midnight(day: date) -> datetime:

@@ -26,6 +26,7 @@ from generator.packing import Format, packed
 from projector import BuildRow
 from schemas import is_id
 from schemas.commands import RequestBuild
+from schemas.events import Tier
 from service.api.bases import Base, find_build, with_files
 from service.api.jobs import LAST_NUMBER, Accepted, IdempotencyKey, accepted, request_once
 from service.api.parts import OwnParts, Tenant
@@ -180,6 +181,7 @@ async def restore(
     response: Response,
     project_id: str,
     number: Number,
+    tier: Tier | None = None,
     key: IdempotencyKey = None,
 ) -> Accepted:
     """Queue a new build with exactly the files of this one; nobody writes any code."""
@@ -197,8 +199,8 @@ async def restore(
             restore=True,
         )
 
-    asked = {"project_id": project_id, "restore": number}
-    handled = await request_once(parts, owner, made, key=key, asked=asked)
+    asked = {"project_id": project_id, "restore": number, "tier": tier}
+    handled = await request_once(parts, owner, made, key=key, asked=asked, tier=tier)
     return accepted(handled.job, handled.position, response)
 
 

@@ -35,6 +35,7 @@ class Day(BaseModel):
     jobs: Used
     tokens: Used
     cost_usd: Used
+    wall_s: Used
 
 
 class Usage(BaseModel):
@@ -61,6 +62,7 @@ async def usage(parts: OwnParts, owner: Tenant, tier: Tier | None = None) -> Usa
             jobs=Used(used=spent.jobs, limit=day.jobs),
             tokens=Used(used=spent.tokens, limit=day.tokens),
             cost_usd=Used(used=spent.usd, limit=day.usd),
+            wall_s=Used(used=spent.wall_s, limit=day.wall_s),
         ),
         jobs=Jobs(
             running=admission.running,

@@ -135,12 +135,13 @@ def download(
 def restore(
     number: Number,
     project: Project = "default",
+    tier: Annotated[str | None, typer.Option(help="free or pro.")] = None,
     follow: Annotated[bool, typer.Option("--watch", "-w", help="Watch it to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Queue a new build with exactly the files of build N."""
     with friendly():
-        accepted = ask(lambda client: client.restore(project, number))
+        accepted = ask(lambda client: client.restore(project, number, tier))
         if as_json:
             print_json(accepted)
         elif not follow:

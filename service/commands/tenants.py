@@ -56,11 +56,20 @@ def quota(
     jobs: Annotated[str | None, typer.Option(help="Jobs a day.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Tokens a day.")] = None,
     usd: Annotated[str | None, typer.Option(help="US dollars a day.")] = None,
+    wall_s: Annotated[
+        str | None, typer.Option(help="Seconds a day, of all jobs from start to end.")
+    ] = None,
 ) -> None:
     """Show or set what a tenant may use a day; `default` gives it what its tier has again."""
     from service.quotas import OwnQuota, Quotas
 
-    given = {"tier": tier, "jobs_a_day": jobs, "tokens_a_day": tokens, "usd_a_day": usd}
+    given = {
+        "tier": tier,
+        "jobs_a_day": jobs,
+        "tokens_a_day": tokens,
+        "usd_a_day": usd,
+        "wall_s_a_day": wall_s,
+    }
     changes = {
         name: None if text in ("default", "none") else text
         for name, text in given.items()
@@ -84,6 +93,7 @@ def quota(
             f"\n  jobs today    {_of(used.jobs, day.jobs)}"
             f"\n  tokens today  {_of(used.tokens, day.tokens)}"
             f"\n  dollars today {_of(used.usd, day.usd)}"
+            f"\n  seconds today {_of(used.wall_s, day.wall_s)}"
         )
 
     with friendly():

@@ -9,6 +9,13 @@ from rich.table import Table
 from service.commands.jobs import ask
 from service.commands.terminal import AsJson, friendly, out, print_json
 
+_UNITS = {
+    "jobs": "jobs",
+    "tokens": "tokens",
+    "cost_usd": "US dollars",
+    "wall_s": "seconds, of jobs that ended",
+}
+
 
 def usage(
     tier: Annotated[str | None, typer.Option(help="As for a job of this tier.")] = None,
@@ -24,7 +31,7 @@ def usage(
     table = Table(box=None, header_style="dim", pad_edge=False)
     for title in ("TODAY", "USED", "OF"):
         table.add_column(title, justify="left" if title == "TODAY" else "right")
-    for name, unit in (("jobs", "jobs"), ("tokens", "tokens"), ("cost_usd", "US dollars")):
+    for name, unit in _UNITS.items():
         used: dict[str, Any] = today[name]
         limit = "any" if used["limit"] is None else f"{used['limit']:,.10g}"
         table.add_row(unit, f"{used['used']:,.6g}", limit)

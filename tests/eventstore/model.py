@@ -46,6 +46,8 @@ class ModelJob:
     deliveries: int = 0
     silent: bool = False
     """Whether its owner's last heartbeat is longer ago than a lease."""
+    handed_back: bool = False
+    """Whether it has no owner because the last one gave it back."""
 
     @property
     def version(self) -> int:
@@ -54,6 +56,11 @@ class ModelJob:
     @property
     def queued_at(self) -> int:
         return self.events[0].position.seq
+
+    @property
+    def consumer(self) -> str | None:
+        """Whom its work entry is with: `-` when it was handed back."""
+        return self.owner or ("-" if self.handed_back else None)
 
     def is_held_by(self, claim: Claim) -> bool:
         return self.lives and (self.owner, self.attempt) == (claim.worker, claim.attempt)
@@ -156,7 +163,7 @@ class Model:
         if job and events:
             job.may_expire = False
         if job and job.lives and types & TERMINAL_TYPES:
-            job.lives, job.ticket, job.owner = False, None, None
+            job.lives, job.ticket, job.owner, job.handed_back = False, None, None, False
         if job and job.lives and any(gets_further(event.payload) for event in events):
             job.deliveries = 0
         if types & {JobQueued.type, PreviewExpired.type, *TERMINAL_TYPES}:
@@ -238,10 +245,14 @@ class Model:
 
     def claim(self, partition: int, worker: str, *, free_slots: int) -> list[Claim]:
         """Abandoned jobs before new ones, each by class and then by age."""
-        abandoned = [job for job in self._runnable(partition) if job.owner and job.silent]
-        if self.partitions[partition].opened_lately:
-            abandoned = []
-        new = [job for job in self._runnable(partition) if not job.owner]
+        may_be_silent = not self.partitions[partition].opened_lately
+        runnable = self._runnable(partition)
+        abandoned = [
+            job
+            for job in runnable
+            if job.handed_back or (job.owner and job.silent and may_be_silent)
+        ]
+        new = [job for job in runnable if not job.owner and not job.handed_back]
         return [self._take(job, worker) for job in (abandoned + new)[:free_slots]]
 
     def _runnable(self, partition: int) -> list[ModelJob]:
@@ -257,7 +268,7 @@ class Model:
         return [job for _, job in sorted(found, key=lambda pair: pair[0])]
 
     def _take(self, job: ModelJob, worker: str) -> Claim:
-        job.owner, job.silent = worker, False
+        job.owner, job.silent, job.handed_back = worker, False, False
         job.attempt += 1
         job.deliveries += 1
         return Claim(
@@ -270,18 +281,20 @@ class Model:
             deliveries=job.deliveries,
         )
 
-    def heartbeat(self, claim: Claim) -> bool:
+    def heartbeat(self, claim: Claim) -> bytes:
         job = self.jobs[claim.ref.job]
+        if not job.lives:
+            return b"ended"
         if not job.is_held_by(claim):
-            return False
+            return b"lost"
         job.silent = False
-        return True
+        return b"held"
 
     def release(self, claim: Claim) -> bool:
         job = self.jobs[claim.ref.job]
         if not job.is_held_by(claim):
             return False
-        job.owner, job.ticket = None, next(self._tickets)
+        job.owner, job.handed_back = None, True
         job.deliveries = max(0, job.deliveries - 1)
         return True
 
@@ -347,7 +360,7 @@ class Model:
             },
             work={name: _names(self.work(number, name)) for name in CLASSES},
             held={
-                name: {job.ref.job: job.owner for job in self.work(number, name) if job.owner}
+                name: {job.ref.job: job.consumer for job in self.work(number, name) if job.consumer}
                 for name in CLASSES
             },
             waiting={name: _names(found) for name in tenants if (found := self.waiting(name))},

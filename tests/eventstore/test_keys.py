@@ -112,7 +112,7 @@ async def live(handler: CommandHandler, redis: Redis, engine: AsyncEngine) -> No
 
     lost, kept = await store.work.claim(partition, "w1", free_slots=2, lease_ms=60_000)
     await store.work.release(lost)
-    (claim,) = await store.work.claim(partition, "w2", free_slots=1, lease_ms=0)
+    claim, _ = await store.work.claim(partition, "w2", free_slots=2, lease_ms=0)
     await scripts.plain(
         "heartbeat",
         [keys.runs, keys.work(claim.work_class)],

@@ -290,7 +290,7 @@ class StoreMachine(RuleBasedStateMachine):
             found = self.world.run(
                 _done(self.redis.xinfo_consumers(Keys(partition).work(name), GROUP))
             )
-            held = {job.owner for job in self.model.work(partition, name) if job.owner}
+            held = {job.consumer for job in self.model.work(partition, name) if job.consumer}
             assert {one["name"].decode() for one in found} == held
 
     # --- caps ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +26,7 @@ from generator import worker as worker_module
 from schemas import Job, JobRef
 from schemas.commands import RequestBuild, RequestCancel, StartJob
 from service.embedded import Servers
+from tests.generator.doubles import Signal
 
 pytestmark = pytest.mark.both_servers
 
@@ -88,13 +90,12 @@ async def taken_over(store: EventStore, claimed: Claim, worker: str = "w2") -> C
 
 async def beat(store: EventStore, claim: Claim) -> bool:
     keys = store.keys(TENANT)
-    return bool(
-        await store.scripts.plain(
-            "heartbeat",
-            [keys.runs, keys.work(claim.work_class)],
-            [claim.ref.job, claim.worker, claim.attempt],
-        )
+    answer = await store.scripts.plain(
+        "heartbeat",
+        [keys.runs, keys.work(claim.work_class)],
+        [claim.ref.job, claim.worker, claim.attempt],
     )
+    return bool(answer == b"held")
 
 
 async def destroy_groups(store: EventStore, *classes: str) -> None:
@@ -237,6 +238,23 @@ async def test_who_handed_a_job_back_has_no_effect_on_it_though_nobody_has_it(
     assert not await beat(store, old)
 
 
+@pytest.mark.parametrize("opened", ["long ago", "lately"])
+async def test_what_was_handed_back_goes_before_all_that_is_new(
+    handler: CommandHandler, opened: str
+) -> None:
+    store, old = handler.store, await claimed(handler)
+    living = await claimed(handler)
+    for _ in range(3):
+        await queue(handler)
+    assert await store.work.release(old)
+    if opened == "long ago":
+        await a_lease_passes(store)
+    (new,) = await claim(store, "w2", slots=1)
+    assert (new.ref, new.attempt, new.deliveries) == (old.ref, 2, 1)
+    assert await silent_for_ms(store, new) < LONG_MS
+    assert await beat(store, living)
+
+
 async def test_the_owner_of_a_job_that_was_ended_by_others_is_fenced(
     handler: CommandHandler,
 ) -> None:
@@ -300,6 +318,45 @@ async def test_a_heart_beats_for_all_it_holds_and_stops_at_the_limit_of_each(
     assert lost == []
 
 
+async def test_a_heart_says_that_a_job_was_taken_or_ended_by_others_and_of_no_other(
+    handler: CommandHandler, fast_heart: Heart
+) -> None:
+    store = handler.store
+    living, ended, silent = [await claimed(handler) for _ in range(3)]
+    lost = Signal(), Signal()
+    with (
+        fast_heart.holding(living, pytest.fail, for_s=3600),
+        fast_heart.holding(ended, lost[0].set, for_s=3600),
+        fast_heart.holding(silent, lost[1].set, for_s=3600),
+    ):
+        await handler.handle(ended.ref, RequestCancel(by="ann"))
+        await lost[0].wait()
+        assert await store.work.release(silent)
+        await lost[1].wait()
+        await until_it_beats(store, living)
+
+
+async def test_a_heart_survives_whatever_a_beat_raises(
+    handler: CommandHandler, servers: Servers
+) -> None:
+    raised: list[Exception] = []
+
+    def partition_of(tenant: str) -> int:
+        if not raised:
+            raised.append(ZeroDivisionError())
+            raise raised[0]
+        return handler.store.partition(tenant)
+
+    held = await claimed(handler)
+    connect = partial(BlockingRedis.from_url, servers.redis_url)
+    with (
+        Heart(connect, lease_ms=30, partition_of=partition_of) as heart,
+        heart.holding(held, pytest.fail, for_s=3600),
+    ):
+        await until_it_beats(handler.store, held)
+    assert raised
+
+
 async def test_a_heart_stops_with_the_block_that_held_the_claim(
     handler: CommandHandler, fast_heart: Heart
 ) -> None:
@@ -353,19 +410,18 @@ async def test_a_claim_that_finds_one_group_destroyed_takes_nothing_from_the_oth
     assert [one.attempt for one in await claim(store, "w1")] == [1]
 
 
-async def test_jobs_behind_one_that_has_no_owner_are_not_passed_over(
+async def test_of_jobs_that_were_given_out_only_those_without_an_owner_are_given_out_again(
     handler: CommandHandler,
 ) -> None:
-    store, keys = handler.store, handler.store.keys(TENANT)
+    store = handler.store
     first, second, third = [await claimed(handler) for _ in range(3)]
-    # As somebody who writes into the log might leave it.
-    told = f"{TENANT} normal {second.entry_id} - 1 1"
-    await store.redis.hset(keys.runs, second.ref.job, told)
+    assert await store.work.release(second)
     await destroy_groups(store, "normal")
     await store.verification.verify_again()
-    taken = await claim(store, "w2")
-    assert {one.ref for one in taken} == {second.ref, third.ref}
+    (taken,) = await claim(store, "w2")
+    assert taken.ref == second.ref
     assert await beat(store, first)
+    assert await beat(store, third)
 
 
 async def test_a_work_stream_that_was_deleted_takes_new_jobs(handler: CommandHandler) -> None:

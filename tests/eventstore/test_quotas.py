@@ -1,6 +1,6 @@
 """What a tenant uses a day is counted by the append itself, which refuses what is too much."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from uuid import uuid4
 
 import anyio
@@ -12,6 +12,7 @@ from schemas.commands import (
     CompletePhase,
     FailJob,
     RequestBuild,
+    RequestCancel,
     ScheduleRetry,
     StartJob,
     StartPhase,
@@ -159,6 +160,22 @@ async def test_once_tokens_or_money_are_used_up_no_job_is_taken(
     with pytest.raises(QuotaSpent) as caught:
         await request(handler, limits)
     assert (caught.value.what, caught.value.used) == (what, used)
+
+
+async def test_a_job_adds_what_it_took_from_its_start_to_its_end_to_the_day_of_its_end(
+    handler: CommandHandler, clock: Clock
+) -> None:
+    limits = DayLimits(wall_s=90)
+    claim, waits = await claimed(handler), await request(handler)
+    clock.now += timedelta(seconds=90)
+    await request(handler, limits)
+    await handler.handle(claim.ref, FailJob("x", "x", "dbg"), claim=claim)
+    await handler.handle(JobRef(TENANT, waits.job.job), RequestCancel(by="ann"))
+    assert await spent(handler) == Spent(jobs=2)
+    assert await spent(handler, TOMORROW) == Spent(jobs=1, wall_ms=90_000)
+    with pytest.raises(QuotaSpent) as caught:
+        await request(handler, limits)
+    assert (caught.value.what, caught.value.used, caught.value.limit) == ("wall_s", 90.0, 90)
 
 
 async def test_a_use_beyond_all_measure_is_counted_as_very_much(handler: CommandHandler) -> None:

@@ -61,7 +61,7 @@ async def test_a_build_goes_through_all_phases_and_ready_says_where_it_runs(
     assert isinstance(ready, JobReady)
     assert (ready.sandbox_id, ready.preview_url, ready.build_number) == ("sb-1", url, 1)
     assert ready.workspace_path is not None
-    assert ready.workspace_path.endswith(claim.ref.job)
+    assert ready.workspace_path.endswith(f"{claim.ref.job}/1")
     assert (job.input_tokens, job.output_tokens, job.cost_usd) == (10, 20, 0.5)
     assert list(runtime.living) == ["sb-1"]
 

@@ -42,6 +42,7 @@ def test_a_repaired_build_of_one_day() -> None:
             "input_tokens": 60,
             "output_tokens": 18,
             "cost_usd": Decimal("1.5"),
+            "wall_ms": 17_000,
         }
     ]
 

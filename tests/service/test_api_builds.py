@@ -277,9 +277,10 @@ async def test_whoever_saw_a_build_become_ready_can_go_on_from_it_at_once(
 async def test_a_restore_is_a_job_on_the_files_of_the_old_build(api: QuietApi) -> None:
     ref = await built(api, FIRST)
     await built(api, SECOND, 2)
-    accepted = await post(api, f"{BUILDS}/1/restore")
+    accepted = await post(api, f"{BUILDS}/1/restore?tier=pro")
     (event,) = (await api.get(f"/v1/jobs/{accepted['job_id']}/events"))["events"]
     told = event["data"]
     assert told["goal"] == "Restore build 1: a shop, try 1"
     assert (told["restore"], told["base_build"], told["base_job"]) == (True, 1, ref.job)
+    assert told["tier"] == "pro"
     assert told["base_manifest"] == (await api.get(f"{BUILDS}/1/files"))["manifest"]
