@@ -16,7 +16,7 @@ import pytest
 
 from service.instance import Instance
 from service.settings import ROOT, Settings
-from tests.service.command_line import CommandLine, Started, command_line_on
+from tests.service.command_line import CommandLine, Started, in_this_process_on
 from tests.service.instances import PATIENCE_S, Message, Messages
 from tests.service.processes import frozen, processes_of
 
@@ -92,7 +92,7 @@ def up_on(headrace: CommandLine, **variables: str) -> Iterator[Up]:
 
 @pytest.fixture
 def headrace(tmp_path: Path) -> Iterator[CommandLine]:
-    with command_line_on(tmp_path / "home", HEADRACE_LEASE_S="2") as commands:
+    with in_this_process_on(tmp_path / "home", HEADRACE_LEASE_S="2") as commands:
         yield commands
 
 
@@ -100,7 +100,7 @@ def headrace(tmp_path: Path) -> Iterator[CommandLine]:
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One that builds real apps, for tests that leave it running."""
     home = tmp_path_factory.mktemp("up") / "a home of mine"
-    with command_line_on(home) as headrace, up_on(headrace) as running:
+    with in_this_process_on(home) as headrace, up_on(headrace) as running:
         yield running
 
 

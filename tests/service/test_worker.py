@@ -16,7 +16,7 @@ from schemas.events import SandboxCreated
 from service.embedded import embedded_servers
 from service.settings import Settings
 from service.wiring import Log, make_sandbox_runtime, opened_log
-from tests.service.command_line import CommandLine, command_line_on
+from tests.service.command_line import CommandLine, command_line_on, in_this_process_on
 
 pytestmark = pytest.mark.anyio
 
@@ -80,7 +80,7 @@ async def _taken_over(
 
 
 def test_a_worker_without_an_instance_or_servers_says_what_it_needs(tmp_path: Path) -> None:
-    with command_line_on(tmp_path) as headrace:
+    with in_this_process_on(tmp_path) as headrace:
         done = headrace.run("worker")
     assert done.returncode == 1
     assert "no Headrace runs on" in " ".join(done.stderr.split())
