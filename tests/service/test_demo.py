@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import asyncpg
 import httpx
 import pytest
@@ -25,6 +26,7 @@ from service.instance import LOCAL_TENANT
 from service.settings import ROOT
 from tests.e2b_server import E2BServer
 from tests.service.command_line import CommandLine, in_this_process_on
+from tests.service.homes import furnish
 from tests.service.processes import processes_of
 
 GOAL = "a todo list for two people"
@@ -36,7 +38,9 @@ Done = subprocess.CompletedProcess[str]
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For demos one after the other."""
-    return tmp_path_factory.mktemp("demo") / "home"
+    made = tmp_path_factory.mktemp("demo") / "home"
+    anyio.run(furnish, made)
+    return made
 
 
 @pytest.fixture
