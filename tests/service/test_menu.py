@@ -3,7 +3,9 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -17,7 +19,11 @@ from tests.service.command_line import CommandLine
 HEAVY = ("alembic", "asyncpg", "eventstore", "fastapi", "generator", "obstore", "projector")
 DRIVERS = ("redis", "sqlalchemy", "structlog")
 
-ASKING = ("--help", "log --help", "env", "jobs", "logs job", "builds show 1", "preview 1", "usage")
+ASKING = (
+    *("--help", "log --help", "env --help", "submit --help", "logs --help", "preview --help"),
+    *("jobs", "builds"),
+)
+ANSWER = b'{"jobs": [], "builds": []}'
 IMPORTED = """
 import sys
 from service.cli import app
@@ -52,15 +58,32 @@ def test_the_menu_says_of_a_command_what_it_says_of_itself(words: str) -> None:
     assert LINES[words].help == first_paragraph(chosen.help)
 
 
+class Empty(BaseHTTPRequestHandler):
+    """An instance that nobody has asked for anything."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(ANSWER)))
+        self.end_headers()
+        self.wfile.write(ANSWER)
+
+
 def test_what_only_asks_an_instance_imports_neither_the_log_nor_a_driver(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTED, *ASKING],
-        env=CommandLine(tmp_path).environment({"PYTHONPATH": str(ROOT)}),
-        capture_output=True,
-        text=True,
-    )
+    with HTTPServer(("127.0.0.1", 0), Empty) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        reached = {
+            "HEADRACE_URL": f"http://127.0.0.1:{server.server_port}",
+            "HEADRACE_KEY": "x",
+            "PYTHONPATH": str(ROOT),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORTED, *ASKING],
+            env=CommandLine(tmp_path).environment(reached),
+            capture_output=True,
+            text=True,
+        )
+        server.shutdown()
     *said, imported = done.stdout.splitlines()
-    ended = [line for line in said if line.startswith("ended ")]
-    # Help is given; nobody is there to be asked.
-    assert ended == ["ended 0"] * 2 + ["ended 1"] * (len(ASKING) - 2), done.stderr
+    assert [line for line in said if line.startswith("ended ")] == ["ended 0"] * len(ASKING)
+    assert "No builds yet." in said
     assert not {*HEAVY, *DRIVERS} & set(imported.split())
