@@ -23,7 +23,7 @@ from schemas import JobRef, RecordedEvent, Status
 from schemas.events import PhaseStarted
 from service.embedded import Servers
 from service.errors import SettingsInvalid
-from tests.service.command_line import InThisProcess
+from tests.service.command_line import CommandLine
 
 SMALL: dict[str, dict[str, Any]] = {
     "append": {"events": 640},
@@ -100,7 +100,7 @@ async def test_rows_are_printed_as_json_alone(
 ) -> None:
     command = ("bench", "log", "--events", "300")
     where = ("--redis", servers.redis_url, "--postgres", database_url)
-    rows = await anyio.to_thread.run_sync(lambda: InThisProcess(tmp_path).json(*command, *where))
+    rows = await anyio.to_thread.run_sync(lambda: CommandLine(tmp_path).json(*command, *where))
     assert {row["metric"] for row in rows} == METRICS["log"]
     assert set(rows[0]) == {"metric", "value", "unit", "beside", "beside_value", "ratio"}
 
