@@ -4,7 +4,6 @@ import sys
 import traceback
 
 from service.cli import app
-from service.known_secrets import redactor_of_this_process
 
 
 def main() -> None:
@@ -12,6 +11,8 @@ def main() -> None:
     try:
         app(prog_name="headrace")
     except Exception as error:  # noqa: BLE001 - the last one to hear of it
+        from service.known_secrets import redactor_of_this_process
+
         said = "".join(traceback.format_exception(error))
         sys.stderr.write(redactor_of_this_process().text(said))
         sys.exit(1)

@@ -1,102 +1,98 @@
-"""The command line: which commands there are."""
+"""The command line: which commands there are, and what each says of itself."""
 
-import typer
+from service.commands.menu import menu
 
-from service.commands import (
-    artifacts,
-    builds,
-    instance,
-    jobs,
-    log,
-    log_info,
-    log_repair,
-    previews,
-    replay,
-    replay_parked,
-    sandboxes,
-    secrets,
-    tenants,
-    workshop,
-)
-from service.commands.doctor import doctor
-from service.commands.erase import erase
-from service.commands.logs import logs
-from service.commands.usage import usage
-
-app = typer.Typer(
+app = menu(
+    {
+        "instance:demo": "Build GOAL here and now, from nothing or from --base, and serve its "
+        "preview until Ctrl-C.",
+        "instance:up": "Run API, worker and projector on this machine until Ctrl-C.",
+        "instance:worker": "Run one more worker for the instance that runs, or for the servers "
+        "that the settings name.",
+        "instance:reaper": "Run one more reaper: it ends the sandboxes that nobody needs. `up` "
+        "runs one itself.",
+        "env:env": "Print how to reach the running instance, as lines for a shell to `eval`.",
+        "jobs:submit": "Queue a build of GOAL with the running instance; with --base, a change of "
+        "that build.",
+        "jobs:watch": "Watch a job to its end; exit code 0 only when it became READY.",
+        "jobs:jobs": "List jobs, newest first.",
+        "jobs:cancel": "Stop a job and everything it runs.",
+        "previews:preview": "Let the preview of a build answer: kept alive, woken, or made anew "
+        "from its files.",
+        "logs:logs": "Show the log of a job: the whole of it once it has ended, and until then "
+        "what was shown.",
+        "tenants:cap": "Show or set how many jobs of a tenant run at a time; the others wait, "
+        "`high` ones first.",
+        "tenants:quota": "Show or set what a tenant may use a day; `default` gives it what its "
+        "tier has again.",
+        "usage:usage": "Show what was used today, what may be, and when the day begins anew.",
+        "doctor:doctor": "Say what is wrong, why it matters, and what mends it.",
+        "instance:migrate": "Bring the database to the newest revision.",
+        "workshop:bench": "Measure something beside a limit of the same machine, in the same run.",
+        "workshop:test": "Lint, check types and imports, run the tests; with arguments, pytest "
+        "alone with them.",
+        "replay": menu(
+            {
+                "replay:rebuild": "Fold the whole log into fresh tables and put them in place; "
+                "readers go on meanwhile.",
+                "replay:verify": "Compare the read model with what its events fold to.",
+                "replay:backfill": "Fold the archive into the tables of new or changed "
+                "projections.",
+                "replay_show:show": "Print a job's history: each event, and what it changed.",
+                "erase:erase": "Erase goals, files, progress, secrets and whatever names a person; "
+                "numbers and order stay.",
+                "parked": menu(
+                    {
+                        "replay_parked:list_": "List the jobs that stand aside, the first parked "
+                        "first.",
+                        "replay_parked:show": "Show why a job stands aside, and the events around "
+                        "the one that was in the way.",
+                        "replay_parked:retry": "Fold a job's events again from where it was "
+                        "parked; exit code 1 when that fails again.",
+                        "replay_parked:discard": "Leave a parked job as it is: its later events "
+                        "are never folded. `retry` brings it back.",
+                    },
+                    help="Jobs that could not be folded any further.",
+                ),
+            },
+            help="Prove and remake the read model.",
+        ),
+        "builds:builds": "The builds of a project, newest first; and what is in them.",
+        "artifacts": menu(
+            {
+                "artifacts:gc": "Delete the files that no build needs; safe beside running builds.",
+            },
+            help="Where the files of builds are kept.",
+        ),
+        "log": menu(
+            {
+                "log_info:info": "Show what stands in each partition: events, archive, work.",
+                "log:tail": "Show the newest events, and with -f those that come.",
+                "log:export": "Write all events there are, one CloudEvent a line.",
+                "log:import_": "Fill a log without events from an export; nothing else may run "
+                "on it.",
+                "log_repair:repair": "Make a log that Redis lost, or has another history of, anew "
+                "behind its archive.",
+            },
+            help="Look at the log, move it, mend it.",
+        ),
+        "secrets": menu(
+            {
+                "secrets:set_": "Set a secret: what is typed unseen, or comes on standard input.",
+                "secrets:list_": "The names of a project's secrets, and when they were set. Nobody "
+                "reads a value back.",
+                "secrets:unset": "Remove a secret. An app that runs keeps what it was started "
+                "with.",
+                "secrets:rotate": "Encrypt all secrets of all tenants with the first key of "
+                "HEADRACE_SECRETS_KEY.",
+            },
+            help="What the apps of a project find in their environment.",
+        ),
+        "sandboxes:sandboxes": "The sandboxes that live for this Headrace, who needs them, and "
+        "until when.",
+    },
     name="headrace",
     help="A goal comes in; a running app with a preview URL and a build number comes out.",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (
-    instance.demo,
-    instance.up,
-    instance.worker,
-    instance.reaper,
-    instance.env,
-    jobs.submit,
-    jobs.watch,
-    jobs.jobs,
-):
-    app.command()(command)
-app.command()(jobs.cancel)
-app.command()(previews.preview)
-app.command()(logs)
-app.command()(tenants.cap)
-app.command()(tenants.quota)
-app.command()(usage)
-
-replay_app = typer.Typer(no_args_is_help=True, help="Prove and remake the read model.")
-for command in (replay.rebuild, replay.verify, replay.backfill, replay.show):
-    replay_app.command()(command)
-replay_app.command()(erase)
-parked_app = typer.Typer(no_args_is_help=True, help="Jobs that could not be folded any further.")
-parked_app.command("list")(replay_parked.list_)
-for command in (replay_parked.show, replay_parked.retry, replay_parked.discard):
-    parked_app.command()(command)
-replay_app.add_typer(parked_app, name="parked")
-app.add_typer(replay_app, name="replay")
-
-builds_app = typer.Typer(invoke_without_command=True)
-builds_app.callback()(builds.list_)
-builds_app.command()(builds.show)
-builds_app.command()(builds.files)
-builds_app.command()(builds.diff)
-builds_app.command()(builds.download)
-builds_app.command()(builds.restore)
-app.add_typer(builds_app, name="builds")
-
-artifacts_app = typer.Typer(no_args_is_help=True, help="Where the files of builds are kept.")
-artifacts_app.command()(artifacts.gc)
-app.add_typer(artifacts_app, name="artifacts")
-
-log_app = typer.Typer(no_args_is_help=True, help="Look at the log, move it, mend it.")
-for command in (log_info.info, log.tail, log.export):
-    log_app.command()(command)
-log_app.command("import")(log.import_)
-log_app.command()(log_repair.repair)
-app.add_typer(log_app, name="log")
-
-sandboxes_app = typer.Typer(invoke_without_command=True)
-sandboxes_app.callback()(sandboxes.list_)
-sandboxes_app.command()(sandboxes.end)
-app.add_typer(sandboxes_app, name="sandboxes")
-
-secrets_app = typer.Typer(
-    no_args_is_help=True, help="What the apps of a project find in their environment."
-)
-secrets_app.command("set")(secrets.set_)
-secrets_app.command("list")(secrets.list_)
-secrets_app.command()(secrets.unset)
-secrets_app.command()(secrets.rotate)
-app.add_typer(secrets_app, name="secrets")
-
-app.command()(doctor)
-app.command()(instance.migrate)
-app.command()(workshop.bench)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    workshop.test
 )

@@ -8,12 +8,14 @@ from typing import Any, Self
 import anyio
 import httpx
 
-from eventstore import START
 from service.errors import ApiError
 
 REQUEST_S = 10.0
 QUIET_S = 60.0
 """A stream that is silent for so long (it pings every 15 s) is dead."""
+
+START = "0-0"
+"""The entry of a job's stream that every other one is behind."""
 
 RECONNECTS = 20
 _RECONNECT_PAUSE_S = 0.5

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from service.embedded import is_held
-from service.keys import new_key
 from service.settings import Settings
 
 LOCAL_TENANT = "local"
@@ -38,25 +37,14 @@ class Instance:
 @contextmanager
 def announced(path: Path, instance: Instance) -> Iterator[None]:
     """Let others find the instance while the block runs."""
-    _write_private(path, json.dumps(asdict(instance), indent=2) + "\n")
+    write_private(path, json.dumps(asdict(instance), indent=2) + "\n")
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
 
 
-def local_key(home: Path) -> str:
-    """The key of the local tenant, made when it is first needed, readable by its owner alone."""
-    path = home / "key"
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        key = new_key()
-        _write_private(path, key + "\n")
-        return key
-
-
-def _write_private(path: Path, content: str) -> None:
+def write_private(path: Path, content: str) -> None:
     """Whole or not at all, mode 600 from its first moment."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

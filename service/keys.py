@@ -4,6 +4,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 from sqlalchemy import Column, DateTime, MetaData, Table, Text, func, select
@@ -11,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import PostgresUnavailable, postgres_errors
+from service.instance import write_private
 
 KEY_PREFIX = "hr_"
 FRESH_S = 60.0
@@ -33,6 +35,17 @@ api_keys = Table(
 def new_key() -> str:
     """A fresh key: 256 bits from the system."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def local_key(home: Path) -> str:
+    """The key of the local tenant, made when it is first needed, readable by its owner alone."""
+    path = home / "key"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        key = new_key()
+        write_private(path, key + "\n")
+        return key
 
 
 def key_hash(key: str) -> str:

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eventstore import DayLimits
 from schemas.events import Tier
 
 Count = Annotated[int, Field(ge=0)]
@@ -30,11 +29,6 @@ class TierRules(BaseModel):
     max_cost_usd: Annotated[float, Field(gt=0)] | None
     max_wall_s: Annotated[int, Field(ge=1)] | None
     max_repairs: Annotated[int, Field(ge=0, le=10)]
-
-    @property
-    def day(self) -> DayLimits:
-        """What may be used a day."""
-        return DayLimits(self.jobs_a_day, self.tokens_a_day, self.usd_a_day, self.wall_s_a_day)
 
 
 class Free(TierRules):

@@ -45,8 +45,8 @@ from service.embedded import (
     socket_folder,
 )
 from service.errors import SettingsInvalid
-from service.instance import LOCAL_TENANT, Instance, announced, local_key
-from service.keys import KeyRing
+from service.instance import LOCAL_TENANT, Instance, announced
+from service.keys import KeyRing, local_key
 from service.known_secrets import redactor_of
 from service.migrating import upgrade
 from service.project_secrets import ProjectSecrets

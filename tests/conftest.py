@@ -25,10 +25,13 @@ from tests.databases import renewed
 PARTITIONS = 4
 
 _LONG = (
-    "service/test_demo",
     "service/test_up",
-    "service/test_replay_commands",
+    "test_bench",
+    "service/test_demo",
     "service/test_log_commands",
+    "service/test_replay_commands",
+    "service/test_erasing",
+    "service/test_doctor",
     "projector/test_killed",
     "projector/test_queries_plans",
     "service/test_embedded",

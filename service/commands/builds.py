@@ -29,9 +29,12 @@ _LINE_STYLES = (
     (" ", ""),
 )
 
+builds = typer.Typer(invoke_without_command=True, add_completion=False)
+
 Number = Annotated[int, typer.Argument(min=1, help="The build's number.", show_default=False)]
 
 
+@builds.callback()
 def list_(
     context: typer.Context,
     project: Project = "default",
@@ -50,6 +53,7 @@ def list_(
         out.print(_table(page["builds"]) if page["builds"] else "No builds yet.")
 
 
+@builds.command()
 def show(number: Number, project: Project = "default", as_json: AsJson = False) -> None:
     """One build: what for, from which, where it runs, and its files."""
 
@@ -78,6 +82,7 @@ def show(number: Number, project: Project = "default", as_json: AsJson = False) 
         out.print(Text(f"  {name:<9}{value}"), highlight=False, soft_wrap=True)
 
 
+@builds.command()
 def files(number: Number, project: Project = "default", as_json: AsJson = False) -> None:
     """The files of a build."""
     with friendly():
@@ -90,6 +95,7 @@ def files(number: Number, project: Project = "default", as_json: AsJson = False)
         out.print(Text(line), highlight=False, soft_wrap=True)
 
 
+@builds.command()
 def diff(
     first: Annotated[int, typer.Argument(min=1, metavar="N", help="From this build …")],
     second: Annotated[
@@ -116,6 +122,7 @@ def diff(
         err.print(f"Builds {found['against']} and {found['number']} have the same files.")
 
 
+@builds.command()
 def download(
     number: Number,
     output: Annotated[
@@ -132,6 +139,7 @@ def download(
         out.print(f"{target}: {size_bytes:,} bytes", highlight=False, soft_wrap=True, markup=False)
 
 
+@builds.command()
 def restore(
     number: Number,
     project: Project = "default",

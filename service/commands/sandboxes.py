@@ -25,7 +25,10 @@ from service.wiring import Log, make_reaper
 
 T = TypeVar("T")
 
+sandboxes = typer.Typer(invoke_without_command=True, add_completion=False)
 
+
+@sandboxes.callback()
 def list_(context: typer.Context, as_json: AsJson = False) -> None:
     """The sandboxes that live for this Headrace, who needs them, and until when."""
     if context.invoked_subcommand is not None:
@@ -39,6 +42,7 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
             out.print(_table(rows) if rows else "No sandbox lives.")
 
 
+@sandboxes.command()
 def end(
     ids: Annotated[
         list[str] | None, typer.Argument(help="Sandboxes to end.", show_default=False)

@@ -13,12 +13,9 @@ from anyio.abc import TaskStatus
 from rich.console import Console
 from rich.markup import escape
 
-from eventstore import EventStoreError
 from service.embedded import Servers
 from service.errors import ApiError, NotRunning, ServiceError, SettingsInvalid
 from service.instance import Instance
-from service.known_secrets import redactor_of, redactor_of_this_process
-from service.logging import configure_logging
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -63,11 +60,19 @@ def friendly() -> Iterator[None]:
     """Say what went wrong and what to do; exit code 1, or 2 for a refused request."""
     try:
         yield
-    except (ServiceError, EventStoreError) as error:
+    except _told() as error:
+        from service.known_secrets import redactor_of_this_process
+
         says = redactor_of_this_process().text(str(error))
         err.print(f"[bold red]headrace:[/] {escape(says)}", highlight=False)
         refused = isinstance(error, ApiError) and 400 <= error.status < 500
         raise typer.Exit(REFUSED if refused else 1) from error
+
+
+def _told() -> tuple[type[Exception], ...]:
+    """What is said in a sentence: the log's errors too, where anything of the log was imported."""
+    log = sys.modules.get("eventstore")
+    return (ServiceError, log.EventStoreError) if log else (ServiceError,)
 
 
 def api() -> tuple[str, str]:
@@ -152,6 +157,9 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 @contextmanager
 def log_file(settings: Settings) -> Iterator[None]:
     """Log output goes to a file while the terminal shows the build."""
+    from service.known_secrets import redactor_of
+    from service.logging import configure_logging
+
     settings.make_home()
     with (settings.home / "headrace.log").open("a", buffering=1) as file:
         configure_logging(file, redactor_of(settings))

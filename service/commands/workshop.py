@@ -14,6 +14,8 @@ from service.settings import ROOT
 # Drawn by a thread of the process that is measured: seldom.
 _REFRESHES_A_SECOND = 2
 
+test = typer.Typer(add_completion=False)
+
 
 def bench(
     name: Annotated[
@@ -97,7 +99,8 @@ def bench(
             show_rows(out, rows)
 
 
-def test(context: typer.Context) -> None:
+@test.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def _test(context: typer.Context) -> None:
     """Lint, check types and imports, run the tests; with arguments, pytest alone with them."""
     python = [sys.executable, "-m"]
     steps = {

@@ -17,6 +17,7 @@ from service.embedded import Servers, embedded_servers
 from service.instance import Instance
 from service.settings import RunnerKind, Settings
 from service.wiring import Log, make_sandbox_runtime, running
+from tests.service.homes import furnish
 
 PATIENCE_S = 60.0
 """For what must happen in the end; a test that waits so long has failed."""
@@ -36,6 +37,7 @@ class Running:
 async def running_instance(home: Path, runner: RunnerKind) -> AsyncIterator[Running]:
     """Once the block ends its servers have, and the sandboxes of its builds."""
     settings = Settings(home=home, runner=runner, partitions=2, drain_s=0)
+    await furnish(home)
     with embedded_servers(home) as servers:
         async with running(settings, servers, port=0) as (instance, log):
             try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import asyncpg
 import httpx
 import pytest
@@ -24,7 +25,8 @@ from service.embedded import embedded_servers
 from service.instance import LOCAL_TENANT
 from service.settings import ROOT
 from tests.e2b_server import E2BServer
-from tests.service.command_line import CommandLine, command_line_on
+from tests.service.command_line import CommandLine, in_this_process_on
+from tests.service.homes import furnish
 from tests.service.processes import processes_of
 
 GOAL = "a todo list for two people"
@@ -35,13 +37,15 @@ Done = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For demos that end by themselves, one after the other."""
-    return tmp_path_factory.mktemp("demo") / "home"
+    """For demos one after the other."""
+    made = tmp_path_factory.mktemp("demo") / "home"
+    anyio.run(furnish, made)
+    return made
 
 
 @pytest.fixture
 def headrace(home: Path) -> Iterator[CommandLine]:
-    with command_line_on(home) as commands:
+    with in_this_process_on(home) as commands:
         yield commands
 
 
@@ -77,8 +81,8 @@ class Twice:
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
     home = tmp_path_factory.mktemp("demo") / "a home of mine"
-    with command_line_on(home) as headrace:
-        first = headrace.run("demo", GOAL, "--once", "--json")
+    with in_this_process_on(home) as headrace:
+        first = CommandLine.run(headrace, "demo", GOAL, "--once", "--json")
         left = processes_of(home)
         second = headrace.run("demo", GOAL, "--once", "--json")
         yield Twice(home, (first, second), left | processes_of(home))
@@ -173,18 +177,15 @@ def test_a_goal_that_is_refused_ends_with_two_and_the_reason(headrace: CommandLi
     assert processes_of(headrace.home) == {}
 
 
-def test_an_interrupted_demo_says_so_and_leaves_no_sandbox(tmp_path: Path) -> None:
-    with (
-        command_line_on(tmp_path, HEADRACE_BROKEN_APP="hang") as headrace,
-        headrace.started("demo", GOAL, "--json") as demo,
-    ):
+def test_an_interrupted_demo_says_so_and_leaves_no_sandbox(headrace: CommandLine) -> None:
+    with headrace.started("demo", GOAL, "--json", HEADRACE_BROKEN_APP="hang") as demo:
         demo.line_with("checks    …")
         assert demo.end(signal.SIGINT) == 1
     (document,) = [json.loads(line) for line in demo.lines if line.startswith("{")]
     assert document.keys() == FIELDS
     assert document["status"] == "interrupted"
-    assert sandboxes_in(tmp_path) == []
-    assert processes_of(tmp_path) == {}
+    assert sandboxes_in(headrace.home) == []
+    assert processes_of(headrace.home) == {}
 
 
 # --- demos that people look at --------------------------------------------------------------------

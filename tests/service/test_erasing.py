@@ -16,6 +16,7 @@ from generator.errors import SandboxUnavailable
 from projector import rebuild, verify
 from schemas import TERMINAL_TYPES, Job, JobRef, Status
 from schemas.commands import RequestBuild
+from service.client import Client
 from service.erasing import Erasure, Survey
 from service.secret_keys import SecretRef
 from service.settings import RunnerKind
@@ -25,6 +26,7 @@ from tests.projector.contents import contents
 from tests.projector.spoiling import damaged
 from tests.remains import found_in_files, found_in_postgres, found_in_redis
 from tests.service.command_line import in_this_process_on
+from tests.service.homes import furnish
 from tests.service.instances import PATIENCE_S, Running, running_instance
 
 pytestmark = pytest.mark.anyio
@@ -86,8 +88,9 @@ async def everywhere(running: Running) -> dict[str, list[str]]:
 
 async def gone_from_files(running: Running) -> None:
     """Return when Redis has removed its old files, which it does in a thread of its own."""
+    folder = running.settings.home / "valkey" / "appendonlydir"
     with anyio.fail_after(PATIENCE_S):
-        while "files" in await everywhere(running):
+        while found_in_files(SECRET, folder):
             await anyio.lowlevel.checkpoint()
 
 
@@ -230,6 +233,7 @@ async def test_secrets_of_the_project_go_with_it_and_those_of_others_stay(
 
 
 def test_the_command_erases_a_demo_and_says_what_it_cannot_reach(tmp_path: Path) -> None:
+    anyio.run(furnish, tmp_path)
     with in_this_process_on(tmp_path) as shell:
         assert shell.run("demo", GOAL, "--once").returncode == 0
         refused = shell.run("replay", "erase", "--tenant", "local")
@@ -250,12 +254,14 @@ def test_the_command_erases_a_demo_and_says_what_it_cannot_reach(tmp_path: Path)
 
 
 def test_a_job_that_lives_is_named_and_nothing_is_erased(tmp_path: Path) -> None:
-    # Nothing works on it: the instance that took it has ended.
-    with in_this_process_on(tmp_path, HEADRACE_RUNNER="none", HEADRACE_TENANT_CAP="0") as shell:
-        with shell.started("up") as up:
-            up.line_with("Headrace is up")
-            shell.run("submit", GOAL)
-            up.end(15)
+    async def leave_one_waiting() -> None:
+        async with running_instance(tmp_path, RunnerKind.NONE) as running:
+            await running.log.store.work.set_cap("local", 0)
+            async with Client(running.instance.url, running.instance.key) as client:
+                await client.submit(GOAL, project="diary")
+
+    anyio.run(leave_one_waiting)
+    with in_this_process_on(tmp_path, HEADRACE_PARTITIONS="2") as shell:
         done = shell.run("replay", "erase", "--tenant", "local", "--yes")
         assert done.returncode == 2
         assert "1 of these jobs has not ended: cancel it first." in done.stderr

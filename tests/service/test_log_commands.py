@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.embedded import embedded_servers
 from service.settings import RunnerKind
 from tests.service.command_line import CommandLine, in_this_process_on
 
@@ -19,21 +20,18 @@ PARTITION_OF_LOCAL = 0
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """A home on which some builds were made; nothing runs on it."""
-    with in_this_process_on(tmp_path_factory.mktemp("home"), **SETTINGS) as headrace:
-        with headrace.started("up") as up:
-            up.line_with("Press Ctrl-C")
-            for number in range(GOALS):
-                assert headrace.run("submit", f"list {number}", "-p", "p", "--watch").stdout
-            up.end(signal.SIGINT)
+def built(built_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    """A home on which some builds were made, for tests that change nothing."""
+    home = tmp_path_factory.mktemp("built") / "home"
+    shutil.copytree(built_home, home, symlinks=True)
+    with in_this_process_on(home, **SETTINGS) as headrace:
         yield headrace
 
 
 @pytest.fixture
-def copy(built: CommandLine, tmp_path: Path) -> Iterator[CommandLine]:
+def copy(built_home: Path, tmp_path: Path) -> Iterator[CommandLine]:
     """A home of the test's own with the same log."""
-    shutil.copytree(built.home, tmp_path / "home", symlinks=True)
+    shutil.copytree(built_home, tmp_path / "home", symlinks=True)
     with in_this_process_on(tmp_path / "home", **SETTINGS) as headrace:
         yield headrace
 
@@ -45,8 +43,8 @@ def lost_redis(headrace: CommandLine) -> None:
 # --- info ----------------------------------------------------------------------------------------
 
 
-def test_info_counts_the_events_of_each_partition_and_all_together(built: CommandLine) -> None:
-    found = built.json("log", "info")
+def test_info_counts_the_events_of_each_partition_and_all_together(copy: CommandLine) -> None:
+    found = copy.json("log", "info")
     local, other = found["partitions"]
     assert (local["partition"], local["state"], local["events"]) == (
         PARTITION_OF_LOCAL,
@@ -195,13 +193,11 @@ def test_an_export_goes_to_a_file_and_to_nothing_else(built: CommandLine, tmp_pa
 def test_a_log_that_is_in_use_is_neither_imported_to_nor_repaired(copy: CommandLine) -> None:
     file = copy.home / "log.jsonl"
     copy.run("log", "export", str(file))
-    with copy.started("up") as up:
-        up.line_with("Press Ctrl-C")
+    with embedded_servers(copy.home):
         for command in (["import", str(file)], ["repair", "--yes"]):
             done = copy.run("log", *command)
             assert "runs on" in done.stderr
             assert done.returncode == 1
-        up.end(signal.SIGINT)
 
 
 # --- repair --------------------------------------------------------------------------------------

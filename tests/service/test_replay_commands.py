@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,36 +15,31 @@ from service.embedded import embedded_servers
 from service.settings import RunnerKind
 from tests.service.command_line import CommandLine, in_this_process_on
 
-GOALS = 3
 EVENTS_OF_A_BUILD = 11
 SETTINGS = {"HEADRACE_RUNNER": RunnerKind.NONE.value, "HEADRACE_PARTITIONS": "2"}
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """A home on which some builds were made; nothing runs on it."""
-    with in_this_process_on(tmp_path_factory.mktemp("home"), **SETTINGS) as headrace:
-        with headrace.started("up") as up:
-            up.line_with("Press Ctrl-C")
-            for number in range(GOALS):
-                assert headrace.run("submit", f"list {number}", "-p", "p", "--watch").stdout
-            up.end(signal.SIGINT)
+def built(built_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    """A home on which some builds were made, for tests that change nothing."""
+    home = tmp_path_factory.mktemp("built") / "home"
+    shutil.copytree(built_home, home, symlinks=True)
+    with in_this_process_on(home, **SETTINGS) as headrace:
         yield headrace
 
 
 @pytest.fixture(scope="module")
 def job(built: CommandLine) -> str:
     """The first of the jobs."""
-    first: str = json.loads(built.run("log", "tail", "--json", "-n", "99").stdout.splitlines()[0])[
-        "subject"
-    ]
+    tailed = built.run("log", "tail", "--json", "-n", "99").stdout.splitlines()
+    first: str = json.loads(tailed[0])["subject"]
     return first
 
 
 @pytest.fixture
-def copy(built: CommandLine, tmp_path: Path) -> Iterator[CommandLine]:
+def copy(built_home: Path, tmp_path: Path) -> Iterator[CommandLine]:
     """A home of the test's own with the same log."""
-    shutil.copytree(built.home, tmp_path / "home", symlinks=True)
+    shutil.copytree(built_home, tmp_path / "home", symlinks=True)
     with in_this_process_on(tmp_path / "home", **SETTINGS) as headrace:
         yield headrace
 

@@ -1,12 +1,12 @@
 """Settings that cannot be used are named, with what to do, before anything is started."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from service.errors import SettingsInvalid
-from service.settings import ROOT, RunnerKind, SandboxKind, Settings
+from service.settings import RunnerKind, SandboxKind, Settings
+from tests.service.command_line import in_this_process_on
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,8 @@ def test_a_key_for_a_model_turns_the_runner_to_it(monkeypatch: pytest.MonkeyPatc
 def test_a_demo_that_cannot_start_says_why_in_a_sentence_and_prints_its_document(
     tmp_path: Path, variables: dict[str, str]
 ) -> None:
-    done = subprocess.run(
-        [ROOT / "headrace", "demo", "a list", "--once", "--json"],
-        env={"PATH": "/usr/bin:/bin", "HEADRACE_HOME": str(tmp_path), **variables},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    with in_this_process_on(tmp_path, **variables) as headrace:
+        done = headrace.run("demo", "a list", "--once", "--json")
     assert done.returncode == 1
     assert '"status": "error"' in done.stdout
     assert next(iter(variables)) in done.stderr

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
 from service.instance import Instance
 from service.settings import ROOT, Settings
-from tests.service.command_line import CommandLine, Started, command_line_on
+from tests.service.command_line import CommandLine, Started, in_this_process_on
+from tests.service.homes import furnish
 from tests.service.instances import PATIENCE_S, Message, Messages
 from tests.service.processes import frozen, processes_of
 
@@ -92,7 +94,8 @@ def up_on(headrace: CommandLine, **variables: str) -> Iterator[Up]:
 
 @pytest.fixture
 def headrace(tmp_path: Path) -> Iterator[CommandLine]:
-    with command_line_on(tmp_path / "home", HEADRACE_LEASE_S="2") as commands:
+    anyio.run(furnish, tmp_path / "home")
+    with in_this_process_on(tmp_path / "home", HEADRACE_LEASE_S="2") as commands:
         yield commands
 
 
@@ -100,7 +103,7 @@ def headrace(tmp_path: Path) -> Iterator[CommandLine]:
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One that builds real apps, for tests that leave it running."""
     home = tmp_path_factory.mktemp("up") / "a home of mine"
-    with command_line_on(home) as headrace, up_on(headrace) as running:
+    with in_this_process_on(home) as headrace, up_on(headrace) as running:
         yield running
 
 
@@ -287,7 +290,6 @@ def test_a_build_goes_on_when_everything_was_killed_in_the_middle_of_it(
 def test_a_file_left_by_a_killed_one_is_not_taken_for_a_running_one(
     headrace: CommandLine,
 ) -> None:
-    headrace.home.mkdir()
     left = {
         "url": "http://127.0.0.1:9",
         "key": "x",

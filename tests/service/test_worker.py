@@ -16,7 +16,8 @@ from schemas.events import SandboxCreated
 from service.embedded import embedded_servers
 from service.settings import Settings
 from service.wiring import Log, make_sandbox_runtime, opened_log
-from tests.service.command_line import CommandLine, command_line_on
+from tests.service.command_line import CommandLine, command_line_on, in_this_process_on
+from tests.service.homes import furnish
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +37,7 @@ async def test_the_job_of_a_worker_that_is_gone_or_frozen_is_gone_on_with_in_its
     tmp_path: Path, number: signal.Signals
 ) -> None:
     settings = Settings(home=tmp_path, partitions=1)
+    await furnish(tmp_path)
     # Whatever is left of the home is ended last, the servers before.
     with command_line_on(tmp_path), embedded_servers(tmp_path) as servers:
         headrace = CommandLine(
@@ -80,7 +82,7 @@ async def _taken_over(
 
 
 def test_a_worker_without_an_instance_or_servers_says_what_it_needs(tmp_path: Path) -> None:
-    with command_line_on(tmp_path) as headrace:
+    with in_this_process_on(tmp_path) as headrace:
         done = headrace.run("worker")
     assert done.returncode == 1
     assert "no Headrace runs on" in " ".join(done.stderr.split())
