@@ -1,6 +1,7 @@
 """Real parts for every test: the embedded Valkey and PostgreSQL, started once, emptied for each."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from eventstore import (
 from service.embedded import Servers, embedded_servers
 from service.migrating import upgrade
 from tests.databases import renewed
+from tests.places import quick_folder
 
 PARTITIONS = 4
 
@@ -59,10 +61,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def embedded() -> Iterator[Servers]:
     """Both servers, started once."""
-    home: Path = tmp_path_factory.mktemp("servers")
-    with embedded_servers(home) as running:
+    with (
+        tempfile.TemporaryDirectory(prefix="hr-", dir=quick_folder()) as home,
+        embedded_servers(Path(home)) as running,
+    ):
         asyncio.run(_migrate(running.database_url))
         yield running
 

@@ -19,6 +19,7 @@ import pytest
 from service import embedded as embedding
 from service.embedded import Servers, bundled_valkey
 from tests.eventstore.killable import KillableServer
+from tests.places import quick_folder
 
 
 def bundled_redis() -> Path | None:
@@ -51,13 +52,14 @@ def program(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def redis_url_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], str]]:
+def redis_url_of() -> Iterator[Callable[[Path], str]]:
     """Where a server program is reached, started when it is first asked for."""
     with ExitStack() as stack:
 
         @cache
         def url(program: Path) -> str:
-            home = tmp_path_factory.mktemp("log")
+            folder = tempfile.TemporaryDirectory(prefix="hr-", dir=quick_folder())
+            home = Path(stack.enter_context(folder))
             run = embedding.socket_folder(home)
             stack.callback(embedding._remove_empty, run)
             log = stack.enter_context((home / "server.log").open("ab"))
@@ -76,7 +78,7 @@ def servers(program: Path, embedded: Servers, redis_url_of: Callable[[Path], str
 @pytest.fixture
 async def server(program: Path) -> AsyncIterator[KillableServer]:
     """A running server of the test's own."""
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hr-", dir=quick_folder()) as folder:
         one = KillableServer(Path(folder), program)
         await one.start()
         yield one

@@ -26,6 +26,7 @@ from schemas import JobRef
 from tests.conftest import PARTITIONS
 from tests.eventstore.killable import Address, KillableServer
 from tests.histories import TENANT, queued, started
+from tests.places import quick_folder
 from tests.projector.contents import contents, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write
 
@@ -53,7 +54,7 @@ async def open_at(archive: Archive) -> AsyncIterator[Open]:
 @pytest.fixture
 async def other(program: Path) -> AsyncIterator[KillableServer]:
     """A second server, empty."""
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hr-", dir=quick_folder()) as folder:
         one = KillableServer(Path(folder), program)
         await one.start()
         yield one
@@ -63,7 +64,7 @@ async def other(program: Path) -> AsyncIterator[KillableServer]:
 @pytest.fixture
 async def address(server: KillableServer) -> AsyncIterator[Address]:
     """Where everybody looks for the log: the first server, until it is switched."""
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hr-", dir=quick_folder()) as folder:
         yield Address(Path(folder) / "log.sock", server)
 
 
@@ -143,7 +144,7 @@ async def test_while_postgres_is_away_nothing_is_appended_to_a_restarted_redis(
     server: KillableServer, database_url: str
 ) -> None:
     base, _, real = database_url.partition("?host=")
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hr-", dir=quick_folder()) as folder:
         link = Path(folder) / POSTGRES_SOCKET
         link.symlink_to(Path(unquote(real)) / POSTGRES_SOCKET)
         engine = connect_postgres(f"{base}?host={quote(folder)}")

@@ -40,6 +40,7 @@ from tests.eventstore.model import Model, ModelJob
 from tests.eventstore.view import CLASSES, Logged, look
 from tests.eventstore.world import PARTITIONS, TENANT_CAP, World, opened
 from tests.histories import completed, failed, ready
+from tests.places import quick_folder
 
 # Of the tests here none is async, and yet the database comes from an async fixture.
 pytestmark = [
@@ -481,7 +482,7 @@ def test_the_store_does_what_its_model_does(servers: Servers, database_url: str)
 def test_the_store_does_what_its_model_does_though_its_server_is_killed(
     program: Path, database_url: str
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hr-", dir=quick_folder()) as folder:
         server = KillableServer(Path(folder), program)
         asyncio.run(server.start())
         with opened(server.url, database_url) as one:

@@ -30,7 +30,7 @@ from tests.projector.contents import READ_MODEL, contents, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write
 
 OURS = ONE_PER_PARTITION.index(TENANT)
-OPENINGS = int(os.environ.get("HEADRACE_OPENINGS", "25"))
+OPENINGS = int(os.environ.get("HEADRACE_OPENINGS", "8"))
 META, LOG = f"hr:{{{OURS}}}:meta", f"hr:{{{OURS}}}:log"
 LINEAGE = "018f0000-0000-7000-8000-00000000000a"
 

@@ -53,9 +53,9 @@ LEASE_MS = 60_000
 
 
 async def fill(store: EventStore) -> list[JobRef]:
-    """In every partition two tenants, and of each a job in every situation there is."""
+    """In some partitions two tenants, and of each a job in every situation there is."""
     jobs = []
-    for tenant in [*ONE_PER_PARTITION, *(f"{name}-too" for name in ONE_PER_PARTITION)]:
+    for tenant in [*ONE_PER_PARTITION[:2], *(f"{name}-too" for name in ONE_PER_PARTITION[:2])]:
         for number, history in enumerate(SITUATIONS.values()):
             if history:
                 jobs.append(await write(store, history, tenant=tenant, project=f"p-{number}"))
@@ -146,7 +146,7 @@ async def test_the_events_of_a_tenant_keep_their_order(
     target = await empty_pair(store.redis, engine, partitions=ANOTHER_NUMBER)
     await imported(target, export)
     after = await whole_log(target)
-    for tenant in ONE_PER_PARTITION:
+    for tenant in ONE_PER_PARTITION[:2]:
         assert [entry.event for entry in after if entry.event.tenant == tenant] == [
             entry.event for entry in before if entry.event.tenant == tenant
         ]
@@ -159,7 +159,7 @@ async def test_a_log_that_was_trimmed_and_whose_streams_are_gone_is_exported_ali
     before = await exported(hub)
     await Projector(store, engine).catch_up()
     housekeeper = Housekeeper(store, keep_s=0, keep_events=5, lease_s=10)
-    for partition in range(store.partitions):
+    for partition in {store.partition(ref.tenant) for ref in jobs}:
         assert await housekeeper.trim(partition)
     for ref in jobs[::2]:
         await store.redis.delete(store.keys(ref.tenant).job(ref.job))

@@ -10,6 +10,7 @@ import asyncpg
 from service import embedded
 
 START_S = 30
+LOOK_S = 0.01
 
 
 class KillablePostgres:
@@ -41,8 +42,8 @@ class KillablePostgres:
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220
         with anyio.fail_after(START_S):
-            while not await self._answers():
-                await anyio.lowlevel.checkpoint()
+            while not await self._answers():  # noqa: ASYNC110 - it is another process
+                await anyio.sleep(LOOK_S)
 
     def kill(self) -> None:
         """End it in the middle of whatever it does: it must recover when it starts again."""

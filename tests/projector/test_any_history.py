@@ -37,7 +37,7 @@ from tests.projector.writing import forge_event
 
 pytestmark = pytest.mark.anyio
 
-EXAMPLES = int(os.environ.get("HEADRACE_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("HEADRACE_EXAMPLES", "4"))
 # The first two share a partition.
 TENANTS = ("acme", "globex", "initech")
 COSTS = (0.0, 0.1, 0.2, 0.7, 1e-9, 1234.5678)

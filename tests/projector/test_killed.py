@@ -33,6 +33,7 @@ from service.embedded import Servers
 from service.migrating import upgrade
 from tests.conftest import PARTITIONS
 from tests.histories import TENANT, build, queued, repaired_build, started
+from tests.places import quick_folder
 from tests.projector.child import projecting, rebuilding
 from tests.projector.contents import contents, execute, folded, scalar
 from tests.projector.killable import KillablePostgres
@@ -181,7 +182,7 @@ async def test_a_rebuild_that_is_killed_leaves_the_read_model_as_it_was(
 @pytest.fixture
 async def postgres() -> AsyncIterator[KillablePostgres]:
     """A running server of the test's own, migrated."""
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hr-", dir=quick_folder()) as folder:
         one = KillablePostgres(Path(folder))
         await one.start()
         engine = connect_postgres(one.url)

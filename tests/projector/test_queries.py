@@ -218,7 +218,7 @@ async def test_jobs_are_found_by_beginnings_of_words_of_their_goal(
 @example(words="\\")
 @example(words="a' | b\\")
 @settings(
-    max_examples=int(os.environ.get("HEADRACE_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("HEADRACE_EXAMPLES", "25")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
