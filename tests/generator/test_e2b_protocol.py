@@ -302,7 +302,7 @@ async def test_the_client_starts_a_process_as_connect_has_it(
     assert flags == 0
     assert order["process"]["cmd"] == "/bin/bash"
     assert order["process"]["args"][:2] == ["-l", "-c"]
-    assert "WORD=ünï" in order["process"]["args"][2]
+    assert order["process"]["envs"]["WORD"] == "ünï"
 
 
 async def test_the_client_uploads_files_as_a_multipart_body(

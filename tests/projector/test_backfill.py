@@ -120,7 +120,7 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> tuple[Projection, ...]:
     """Newer code: a day counts each queued job twice."""
     once = DAILY_STATS.of_event[JobQueued]
     twice = {**DAILY_STATS.of_event, JobQueued: lambda step: [*once(step), *once(step)]}
-    newer = replace(DAILY_STATS, of_event=twice, version=2)
+    newer = replace(DAILY_STATS, of_event=twice, version=DAILY_STATS.version + 1)
     projections = tuple(newer if one is DAILY_STATS else one for one in PROJECTIONS)
     monkeypatch.setattr("projector.replay.PROJECTIONS", projections)
     return projections

@@ -31,14 +31,14 @@ class Started:
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
 
-    def line_with(self, text: str) -> str:
-        """The next line that holds `text`, once it comes."""
+    def line_with(self, *texts: str) -> str:
+        """The next line that holds one of these, once it comes."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
-            if text in line:
+            if any(text in line for text in texts):
                 return line
-        raise AssertionError(f"it never said {text!r}:\n{''.join(self.lines)}")
+        raise AssertionError(f"it never said {texts}:\n{''.join(self.lines)}")
 
     def end(self, signal: int = 0) -> int:
         """Its exit code, once it has ended, by this signal if there is one; all is in `lines`."""

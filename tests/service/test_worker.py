@@ -71,7 +71,7 @@ async def _taken_over(
             if number == signal.SIGSTOP:
                 # It wakes up, is told that the job is another's, and leaves it alone.
                 os.kill(first.process.pid, signal.SIGCONT)
-                await anyio.to_thread.run_sync(first.line_with, "lease_lost")
+                await anyio.to_thread.run_sync(first.line_with, "build_fenced", "lease_lost")
                 assert first.end(signal.SIGTERM) == 0
             assert second.end(signal.SIGTERM) == 0
     assert (await log.handler.load(ref)).version == job.version
