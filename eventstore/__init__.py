@@ -36,7 +36,7 @@ from eventstore.following import (
 )
 from eventstore.handling import CommandHandler, Handled, patiently
 from eventstore.housekeeping import Housekeeper
-from eventstore.hub import Hub, Waker
+from eventstore.hub import Hub, Waker, WorkWaker
 from eventstore.opening import open_log
 from eventstore.quotas import DayLimits, Spent, day_of, midnight_after
 from eventstore.repair import Fault, Repair, Repaired
@@ -96,6 +96,7 @@ __all__ = [
     "VersionConflict",
     "Waker",
     "Work",
+    "WorkWaker",
     "check_export",
     "connect_postgres",
     "connect_redis",

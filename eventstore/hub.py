@@ -47,6 +47,24 @@ class Waker:
         self._event = anyio.Event()
 
 
+class WorkWaker(Waker):
+    """Knows as well in which partitions there is new work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rung: set[int] = set()
+
+    def ring(self, partition: int) -> None:
+        """There is work in this partition."""
+        self._rung.add(partition)
+        self.wake()
+
+    def take(self) -> set[int]:
+        """The partitions that rang since this was asked last."""
+        rung, self._rung = self._rung, set()
+        return rung
+
+
 class Hub:
     """The bells of all partitions, heard once for a whole process. `run` must be running."""
 
@@ -58,7 +76,7 @@ class Hub:
         self.looking = anyio.CapacityLimiter(_LOOKS_AT_ONCE)
         self._jobs: defaultdict[str, set[Waker]] = defaultdict(set)
         self._requests: defaultdict[str, set[Waker]] = defaultdict(set)
-        self._work: set[Waker] = set()
+        self._work: set[WorkWaker] = set()
         self._events: defaultdict[int, set[Waker]] = defaultdict(set)
 
     async def run(self) -> None:
@@ -90,9 +108,9 @@ class Hub:
             yield waker
 
     @contextmanager
-    def listen_work(self) -> Iterator[Waker]:
+    def listen_work(self) -> Iterator[WorkWaker]:
         """A waker for new work in any partition, while the block runs."""
-        waker = Waker()
+        waker = WorkWaker()
         self._work.add(waker)
         try:
             yield waker
@@ -136,14 +154,16 @@ class Hub:
             for waker in self._events.get(partition, ()):
                 waker.wake()
         if what == b"queued":
-            for waker in self._work:
-                waker.wake()
+            for one in self._work:
+                one.ring(partition)
 
     def _wake_all(self) -> None:
-        listening = (self._jobs, self._requests, self._events)
-        for wakers in (self._work, *(one for kind in listening for one in kind.values())):
-            for waker in wakers:
-                waker.wake()
+        for one in self._work:
+            one.wake()
+        for kind in (self._jobs, self._requests, self._events):
+            for wakers in kind.values():
+                for waker in wakers:
+                    waker.wake()
 
 
 @contextmanager

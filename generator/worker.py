@@ -20,6 +20,7 @@ from eventstore import (
     RedisUnavailable,
     VersionConflict,
     Waker,
+    WorkWaker,
 )
 from generator.heart import Heart
 from generator.service import GenerationService
@@ -62,6 +63,7 @@ class Worker:
         self._slots = slots
         self._running = 0
         self._next_partition = 0
+        self._all_were_asked = False
         self._waker: Waker | None = None
         self._grace_s: float | None = None
         self._ended = anyio.Event()
@@ -106,21 +108,29 @@ class Worker:
             while self._running:
                 await waker.wait(self._look_again_s)
 
-    async def _claim_round(self, tasks: TaskGroup, waker: Waker) -> None:
-        """Ask each partition once for what fits; begin one further on each time, to be fair."""
-        first = self._next_partition
-        self._next_partition = (first + 1) % self._store.partitions
-        for offset in range(self._store.partitions):
+    async def _claim_round(self, tasks: TaskGroup, waker: WorkWaker) -> None:
+        """Ask each partition once for what fits; begin one further on each time, to be fair.
+
+        Those that rang come first where nothing waits in the others: they were all asked before.
+        """
+        first, partitions = self._next_partition, self._store.partitions
+        self._next_partition = (first + 1) % partitions
+        in_turn = [(first + offset) % partitions for offset in range(partitions)]
+        rung = waker.take()
+        if self._all_were_asked:
+            in_turn.sort(key=lambda partition: partition not in rung)
+        self._all_were_asked = False
+        for partition in in_turn:
             free = self._slots - self._running
             if free <= 0 or self._grace_s is not None:
                 return
-            partition = (first + offset) % self._store.partitions
             for claim in await self._store.work.claim(
                 partition, self.name, free_slots=free, lease_ms=self._lease_ms
             ):
                 # Begun at once: a claim kept for later would be lost with whatever comes between.
                 self._running += 1
                 tasks.start_soon(self._run_claim, claim, waker)
+        self._all_were_asked = self._running < self._slots
 
     async def _run_claim(self, claim: Claim, waker: Waker) -> None:
         facts = {"job": claim.ref.job, "attempt": claim.attempt, "worker": self.name}

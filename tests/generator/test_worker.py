@@ -3,17 +3,20 @@
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 import pytest
 from redis import Redis as BlockingRedis
 
-from eventstore import Claim, CommandHandler, Hub, JobEvent, follow
+from eventstore import Claim, CommandHandler, Hub, JobEvent, WorkWaker, follow
 from generator import Deadlines, GenerationService, Heart, Worker
 from schemas import Job, JobRef, Status
 from schemas.commands import RequestBuild
 from service.embedded import Servers
+from tests.projector.writing import ONE_PER_PARTITION
 
 pytestmark = pytest.mark.anyio
 
@@ -101,6 +104,38 @@ async def test_an_idle_worker_is_woken_by_new_work(
         ref = await queue(handler)
         await service.until_running(1)
         assert service.running[0].ref == ref
+
+
+async def test_where_it_rang_is_asked_first_unless_work_waits_elsewhere(
+    handler: CommandHandler, hub: Hub, heart: Heart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, asked = handler.store, list[int]()
+    claim = store.work.claim
+
+    async def asking(partition: int, *args: Any, **options: Any) -> list[Claim]:
+        asked.append(partition)
+        return await claim(partition, *args, **options)
+
+    monkeypatch.setattr(store.work, "claim", asking)
+    service, waker = SlowService(handler), WorkWaker()
+    worker = Worker(store, hub, service, heart, lease_ms=LEASE_MS, slots=1)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            waker.ring(3)
+            await worker._claim_round(tasks, waker)
+        # At first it does not know yet whether anything waits.
+        assert asked == [0, 1, 2, 3, 3, 1, 2, 0]
+        asked.clear()
+        await queue(handler, ONE_PER_PARTITION[2])
+        await worker._claim_round(tasks, waker)
+        waker.ring(0)
+        service.let_go.set()
+        await service.until_running(0)
+        while worker.running:
+            await anyio.lowlevel.checkpoint()
+        await worker._claim_round(tasks, waker)
+        # The one slot was taken before all had been asked.
+        assert asked == [2, 3, 0, 1, 2]
 
 
 async def test_a_worker_that_ends_hands_its_jobs_back(
