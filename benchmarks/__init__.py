@@ -13,6 +13,7 @@ from benchmarks.replay import bench_replay
 from benchmarks.rows import Row, Say, show_rows
 from benchmarks.servers import Target
 from benchmarks.steady import bench_steady
+from benchmarks.steps import bench_build
 
 
 class Benchmark(Protocol):
@@ -24,6 +25,7 @@ class Benchmark(Protocol):
 
 BENCHMARKS: dict[str, Benchmark] = {
     "append": bench_append,
+    "build": bench_build,
     "follow": bench_follow,
     "jobs": bench_jobs,
     "log": bench_log,

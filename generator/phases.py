@@ -96,11 +96,14 @@ async def _checks(build: Build) -> CompletePhase:
         await provide(build)  # taken over, or made anew
     assert build.sandbox is not None  # noqa: S101 - just provided
     sandbox, commands = build.sandbox, app_commands(await build.files())
+    tests_started = time.monotonic()
     tested = await run_command(
         build, sandbox, commands.test, build.deadlines.tests_s, "the app's own tests fail"
     )
-    tests_ms = _ms(started)
+    tests_ms = _ms(tests_started)
+    start_started = time.monotonic()
     await start_server(build, sandbox, commands.start)
+    start_ms = _ms(start_started)
     url = sandbox.preview_url(PREVIEW_PORT)
     async with server_shown(sandbox, SERVER_LOG, build.transcript):
         found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
@@ -119,6 +122,7 @@ async def _checks(build: Build) -> CompletePhase:
             "tests_exit_code": tested.exit_code,
             "tests_ms": tests_ms,
             "tests_output": tail(tested.output, 1_000),
+            "start_ms": start_ms,
             "probe_url": found.url,
             "probe_status": found.status,
             "probe_marker": found.marker,

@@ -90,6 +90,7 @@ async def provide(build: Build) -> dict[str, Fact]:
             installs=True,
         )
         await retrying(build, "install", command, again=_may_be_the_network, tries=INSTALL_TRIES)
+    installed = time.monotonic()
     if written or deleted:
         await _say_held(build, sandbox, build.job.manifest or "")
     return {
@@ -98,7 +99,7 @@ async def provide(build: Build) -> dict[str, Fact]:
         "files_deleted": len(deleted),
         "create_ms": _ms(created - began),
         "upload_ms": _ms(uploaded - created),
-        "install_ms": _ms(time.monotonic() - uploaded),
+        "install_ms": _ms(installed - uploaded),
         "install_command": install,
     }
 

@@ -4,11 +4,14 @@ import errno
 import os
 import shutil
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
+import anyio
 from anyio import to_thread
 
 from generator.errors import BadPath
@@ -17,11 +20,12 @@ MAX_FILES = 10_000
 MAX_FILE_BYTES = 5 * 1024 * 1024
 MAX_TOTAL_BYTES = 100 * 1024 * 1024
 MAX_PATH_BYTES = 512
+_AT_ONCE = 64
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PART = ".headrace-part"
 
-OnFile = Callable[[str, int], Awaitable[None]]
+OnFile = Callable[[str, int], Coroutine[Any, Any, None]]
 Redact = Callable[[str], str]
 
 
@@ -89,8 +93,7 @@ class Workspace:
 
     async def load(self, files: Mapping[str, bytes]) -> None:
         """Put the files of an earlier build in place, without notices."""
-        for path, content in files.items():
-            await self._put(path, content)
+        await self._put_all(files)
 
     async def write(self, path: str, content: str) -> None:
         """Create or replace one file with UTF-8 text.
@@ -99,16 +102,32 @@ class Workspace:
         letter case alone, which some disks cannot tell apart) or breaks a limit of size or number;
         also when a link stands in its way that somebody else has laid, or its name holds a secret.
         """
+        await self.write_all({path: content})
+
+    async def write_all(self, files: Mapping[str, str]) -> None:
+        """`write` for each, in order; the first that is refused ends it.
+
+        They share a way to the disk, and their notices one to the log: ways take longer than files.
+        """
+        kept = {path: self._kept(path, content) for path, content in files.items()}
+        await self._put_all(kept)
+        try:
+            async with anyio.create_task_group() as tasks:
+                for path, data in kept.items():
+                    tasks.start_soon(self.on_file, path, len(data))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    def _kept(self, path: str, content: str) -> bytes:
+        """What is written of a file: no secret."""
         if (shown := self._redact(path)) != path:
             raise BadPath(shown, "its name holds a secret")
         kept = self._redact(content)
         (self.redacted.discard if kept == content else self.redacted.add)(path)
         try:
-            data = kept.encode()
+            return kept.encode()
         except UnicodeEncodeError:
             raise BadPath(path, "its content is not Unicode text (a lone surrogate)") from None
-        await self._put(path, data)
-        await self.on_file(path, len(data))
 
     async def delete(self, path: str) -> None:
         """Remove one file. Raises `FileNotFoundError`."""
@@ -122,16 +141,23 @@ class Workspace:
         self._total_bytes -= len(content)
         await to_thread.run_sync(_delete_file, self.root, path)
 
-    async def _put(self, path: str, data: bytes) -> None:
-        checked_path(path)
-        self._check_open(path)
-        self._check_fits(path, data)
-        await to_thread.run_sync(_write_file, self.root, path, data)
-        self._total_bytes += len(data) - len(self._files.get(path, b""))
-        if path not in self._files:
-            self._folders.update(_folders_of(path))
-        self._files[path] = data
-        self._folded[_folded(path)] = path
+    async def _put_all(self, files: Mapping[str, bytes]) -> None:
+        waiting = iter(files.items())
+        # A bound, for a cancel waits for a thread.
+        while some := list(islice(waiting, _AT_ONCE)):
+            await to_thread.run_sync(self._put, some)
+
+    def _put(self, files: Iterable[tuple[str, bytes]]) -> None:
+        for path, data in files:
+            checked_path(path)
+            self._check_open(path)
+            self._check_fits(path, data)
+            _write_file(self.root, path, data)
+            self._total_bytes += len(data) - len(self._files.get(path, b""))
+            if path not in self._files:
+                self._folders.update(_folders_of(path))
+            self._files[path] = data
+            self._folded[_folded(path)] = path
 
     def _check_open(self, path: str) -> None:
         if self._is_closed:

@@ -16,6 +16,7 @@ from benchmarks.follow import Audience, bench_follow
 from benchmarks.log import raw_batches, typed_batches
 from benchmarks.memory import bench_memory, event_rows
 from benchmarks.rows import Round, compared, silent
+from benchmarks.steps import OWN_S, READY_S, rows_of
 from eventstore import CommandHandler, EventStore, Hub
 from eventstore.keys import Keys
 from eventstore.reading import StreamEntry, stream_range
@@ -23,10 +24,11 @@ from schemas import JobRef, RecordedEvent, Status
 from schemas.events import PhaseStarted
 from service.embedded import Servers
 from service.errors import SettingsInvalid
-from tests.service.command_line import CommandLine
+from tests.service.command_line import CommandLine, logging_of_its_own
 
 SMALL: dict[str, dict[str, Any]] = {
     "append": {"events": 640},
+    "build": {"events": 36},
     "follow": {"events": 30, "followers": 5},
     "jobs": {"events": 33},
     "log": {"events": 300},
@@ -45,6 +47,10 @@ METRICS = {
         ),
         "append_growth_tenth",
         "append_growth",
+    },
+    "build": {
+        *("ready_s", "own_s", "queue_ms", "scaffold_ms", "code_ms"),
+        *("sandbox_ms", "files_ms", "install_ms", "tests_ms", "start_ms", "probe_ms", "rest_ms"),
     },
     "follow": {"follow_p50_ms", "follow_p99_ms", "follow_connections"},
     "jobs": {
@@ -78,7 +84,8 @@ async def test_each_benchmark_finds_what_it_names_beside_a_limit(
 ) -> None:
     target, said = Target(servers.redis_url, database_url), list[str]()
     bench = partial(BENCHMARKS[name], target, said.append, **SMALL[name])
-    rows = await anyio.to_thread.run_sync(bench)
+    with logging_of_its_own():
+        rows = await anyio.to_thread.run_sync(bench)
     assert {row.metric for row in rows} == METRICS[name]
     assert len(rows) == len(METRICS[name])
     assert all(row.value > 0 and row.beside_value > 0 and row.beside for row in rows)
@@ -120,6 +127,19 @@ def test_a_comparison_takes_the_median_of_the_rounds_of_each_side() -> None:
     assert rate == Row("m", 3.0, "events/s", "XADD", 7.0)
     assert p50_ms == Row("m_p50_ms", 3.0, "ms", "XADD", 7.0)
     assert p99_ms == Row("m_p99_ms", 3.0, "ms", "XADD", 7.0)
+
+
+# --- build ---------------------------------------------------------------------------------------
+
+
+def test_what_is_ours_of_a_build_is_all_but_the_apps_own_work() -> None:
+    took = {"queue": 0.1, "sandbox": 0.3, "install": 0.2, "tests": 0.5, "probe": 0.4, "rest": 0.25}
+    slow = {"ready": 9.0, **took}
+    ready, own, *steps = rows_of([slow, {"ready": 1.75, **took}, {"ready": 1.75, **took}])
+    assert ready == Row("ready_s", 1.75, "s", "the limit", READY_S)
+    assert own == Row("own_s", 0.65, "s", "the limit", OWN_S)
+    assert Row("sandbox_ms", 300.0, "ms", "the whole", 1750.0) in steps
+    assert len(steps) == len(took)
 
 
 # --- append --------------------------------------------------------------------------------------

@@ -52,9 +52,8 @@ class TemplateRunner:
         there = workspace.files
         for path in sorted(there.keys() - files.keys()):
             await workspace.delete(path)
-        for path, content in files.items():
-            if there.get(path) != content:
-                await workspace.write(path, content.decode())
+        changed = {path: data for path, data in files.items() if there.get(path) != data}
+        await workspace.write_all({path: data.decode() for path, data in changed.items()})
         return Usage()
 
     def _files(self, task: RunnerTask) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="append, chaos, follow, jobs, log, memory, project, replay or steady.",
+            help=("append, build, chaos, follow, jobs, log, memory, project, replay or steady."),
             show_default=False,
         ),
     ],
@@ -50,6 +50,10 @@ def bench(
     append (1,000,000 events, 4 min): events a second, sequential, concurrent,
     pipelined and batched, beside raw XADD; and while the log grows to that
     size, which takes 3 GB of disk and 1 GB of memory (3000000: three times).
+
+    build (120 events, 30 s): from the request to a preview that was checked,
+    what of it is not the app's own work, and each step; medians of ten builds,
+    twelve events each.
 
     chaos (--minutes 1): workers are killed and frozen, servers and sandboxes
     killed, jobs cancelled, at random, while apps are built; then a table of

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generator import workspace as limits
-from generator.errors import BadPath
+from generator.errors import BadPath, RunnerFailed
 from generator.workspace import Workspace, checked_path
 
 pytestmark = pytest.mark.anyio
@@ -225,3 +225,32 @@ async def test_a_hundred_megabytes_fit_and_not_one_byte_more(
 async def test_a_text_that_no_file_can_hold_is_refused(workspace: Workspace) -> None:
     with pytest.raises(BadPath, match="lone surrogate"):
         await workspace.write("a", "\ud800")
+
+
+async def test_files_that_are_written_together_are_told_of_in_their_order(tmp_path: Path) -> None:
+    heard = []
+
+    async def listen(path: str, size_bytes: int) -> None:
+        heard.append((path, size_bytes))
+
+    made = Workspace(tmp_path, on_file=listen)
+    await made.write_all({f"{number}.py": "x" * number for number in range(100)})
+    assert heard == [(f"{number}.py", number) for number in range(100)]
+    assert on_disk(made) == made.files
+    assert len(made.files) == 100
+
+
+async def test_of_files_written_together_none_follows_one_that_is_refused(
+    workspace: Workspace,
+) -> None:
+    with pytest.raises(BadPath, match="it is a folder already"):
+        await workspace.write_all({"a/b": "1", "a": "2", "c": "3"})
+    assert on_disk(workspace) == workspace.files == {"a/b": b"1"}
+
+
+async def test_what_a_notice_raises_is_raised_as_itself(tmp_path: Path) -> None:
+    async def refuse(path: str, size_bytes: int) -> None:
+        raise RunnerFailed(path)
+
+    with pytest.raises(RunnerFailed, match=r"^a$"):
+        await Workspace(tmp_path, on_file=refuse).write_all({"a": "1", "b": "2"})
