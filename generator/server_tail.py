@@ -9,7 +9,7 @@ import anyio
 import structlog
 
 from eventstore import EventStoreError
-from generator.errors import GenerationError
+from generator.errors import GenerationError, SandboxGone
 from generator.sandbox import Sandbox
 from generator.transcript import Transcript
 
@@ -25,15 +25,22 @@ log = structlog.get_logger()
 async def server_shown(sandbox: Sandbox, path: str, transcript: Transcript) -> AsyncIterator[None]:
     """Show what comes into the file at `path` while the block runs, and at its end the rest.
 
-    A sandbox that cannot be asked costs these lines only.
+    A sandbox that cannot be asked costs these lines only. One that has ended ends the block, too:
+    raises `SandboxGone`. Whoever waits there for an answer would wait in vain.
     """
     reader, is_over = _Reader(sandbox, path, transcript), anyio.Event()
+    gone: SandboxGone | None = None
 
     async def look_now_and_then() -> None:
-        while not is_over.is_set():
-            with anyio.move_on_after(LOOK_EVERY_S):
-                await is_over.wait()
-            await reader.look()
+        nonlocal gone
+        try:
+            while not is_over.is_set():
+                with anyio.move_on_after(LOOK_EVERY_S):
+                    await is_over.wait()
+                await reader.look()
+        except SandboxGone as error:
+            gone = error
+            tasks.cancel_scope.cancel()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_now_and_then)
@@ -41,6 +48,8 @@ async def server_shown(sandbox: Sandbox, path: str, transcript: Transcript) -> A
             yield
         finally:
             is_over.set()
+    if gone is not None:
+        raise gone
 
 
 class _Reader:
@@ -63,5 +72,7 @@ class _Reader:
             new = b64decode(done.output)
             self._seen_bytes += len(new)
             await self._transcript.take("server", new.decode(errors="replace"))
+        except SandboxGone:
+            raise
         except (GenerationError, EventStoreError, ValueError) as error:
             log.warning("server_output_unread", path=self._path, error=str(error))

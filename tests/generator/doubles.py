@@ -263,9 +263,7 @@ class ScriptedSandbox:
             self.installed.append(command)
         self.commands.append(command)
         self.environments.append((command, dict(env or {})))
-        if command in self.runtime.dies_on:
-            self.runtime.dies_on.remove(command)
-            await self.runtime.kill(self.sandbox_id)
+        await self._die_on(command)
         self._check_living()
         if command == self.runtime.hang_on:
             self.runtime.hanging.set()
@@ -284,6 +282,7 @@ class ScriptedSandbox:
         self.commands.append(command)
         self.environments.append((command, dict(env or {})))
         self.runtime.marker = (env or {}).get("HEADRACE_MARKER", "")
+        await self._die_on(command)
 
     async def end_processes(self) -> None:
         self._check_living()
@@ -294,6 +293,12 @@ class ScriptedSandbox:
 
     async def close(self) -> None:
         return None
+
+    async def _die_on(self, command: str) -> None:
+        if command in self.runtime.dies_on:
+            self.runtime.dies_on.remove(command)
+            self.runtime.marker = ""
+            await self.runtime.kill(self.sandbox_id)
 
     def _check_living(self) -> None:
         if self.sandbox_id not in self.runtime.living:

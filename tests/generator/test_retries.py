@@ -20,7 +20,7 @@ from generator.rate import OnWait
 from schemas import Phase, Status
 from schemas.events import JobFailed, Limits, RetryScheduled
 from tests.generator.builds import Builds, previews
-from tests.generator.doubles import ScriptedRunner, ScriptedRuntime
+from tests.generator.doubles import PATIENCE_S, ScriptedRunner, ScriptedRuntime
 
 pytestmark = pytest.mark.anyio
 
@@ -84,6 +84,20 @@ async def test_a_sandbox_that_ends_in_the_middle_is_made_anew_from_the_manifest(
         ["install", "test"],
         ["install", "test", "start"],
     ]
+
+
+async def test_a_sandbox_that_ends_under_the_started_app_is_made_anew_before_the_probe_gives_up(
+    builds: Builds,
+) -> None:
+    claim = await builds.claimed()
+    runtime = ScriptedRuntime(dies_on=["start"])
+    async with previews(runtime):
+        with anyio.fail_after(PATIENCE_S):
+            service = builds.service(ScriptedRunner(), runtime, probe_s=10 * PATIENCE_S)
+            job = await service.execute_build(claim)
+    assert (job.status, job.sandbox_id) == (Status.READY, "sb-2")
+    (retry,) = await builds.told(claim, RetryScheduled)
+    assert (retry.phase, retry.step, retry.kind) == (Phase.CHECKS, "sandbox", "sandbox_gone")
 
 
 async def test_an_install_that_fails_by_the_network_is_tried_again_before_the_app_is_blamed(
