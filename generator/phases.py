@@ -15,12 +15,15 @@ from generator.coding import write_code
 from generator.errors import CheckFailed
 from generator.output import last_line, tail
 from generator.probe import probe
-from generator.provisioning import provide, surviving
+from generator.provisioning import provide, stumbled, surviving
+from generator.retrying import retrying
 from generator.sandbox import PREVIEW_PORT
 from generator.server_tail import server_shown
 from schemas import Phase
 from schemas.commands import CompletePhase
 from schemas.events import Fact
+
+COMMAND_TRIES = 3
 
 PhaseFunction = Callable[[Build], Awaitable[CompletePhase]]
 
@@ -97,12 +100,16 @@ async def _checks(build: Build) -> CompletePhase:
     assert build.sandbox is not None  # noqa: S101 - just provided
     sandbox, commands = build.sandbox, app_commands(await build.files())
     tests_started = time.monotonic()
-    tested = await run_command(
-        build, sandbox, commands.test, build.deadlines.tests_s, "the app's own tests fail"
+    test = partial(
+        run_command,
+        *(build, sandbox, commands.test, build.deadlines.tests_s, "the app's own tests fail"),
     )
+    tested = await retrying(build, "tests", test, again=stumbled, tries=COMMAND_TRIES)
     tests_ms = _ms(tests_started)
     start_started = time.monotonic()
-    await start_server(build, sandbox, commands.start)
+    # Twice is once: of two the first has the port.
+    start = partial(start_server, build, sandbox, commands.start)
+    await retrying(build, "start", start, again=stumbled, tries=COMMAND_TRIES)
     start_ms = _ms(start_started)
     url = sandbox.preview_url(PREVIEW_PORT)
     async with server_shown(sandbox, SERVER_LOG, build.transcript):

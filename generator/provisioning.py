@@ -89,7 +89,7 @@ async def provide(build: Build) -> dict[str, Fact]:
             "the app cannot be installed",
             installs=True,
         )
-        await retrying(build, "install", command, again=_may_be_the_network, tries=INSTALL_TRIES)
+        await retrying(build, "install", command, again=_may_pass, tries=INSTALL_TRIES)
     installed = time.monotonic()
     if written or deleted:
         await _say_held(build, sandbox, build.job.manifest or "")
@@ -159,8 +159,15 @@ def _install_needed(held: Mapping[str, bytes], files: Mapping[str, bytes]) -> st
     return install if any(held.get(path) != files.get(path) for path in paths) else ""
 
 
-def _may_be_the_network(error: GenerationError) -> bool:
-    return isinstance(error, CheckFailed) and bool(_NETWORK.search(error.output))
+def _may_pass(error: GenerationError) -> bool:
+    if isinstance(error, CheckFailed):
+        return bool(_NETWORK.search(error.output))
+    return stumbled(error)
+
+
+def stumbled(error: GenerationError) -> bool:
+    """Whether the way to a sandbox broke off, or its provider is at a limit: no fault of an app."""
+    return isinstance(error, SandboxError) and error.may_pass
 
 
 def _ms(seconds: float) -> int:

@@ -148,6 +148,8 @@ class ScriptedRuntime:
     """What the first creations end with."""
     dies_on: list[str] = field(default_factory=list)
     """Commands under which the sandbox ends, each once."""
+    breaks_off: list[str] = field(default_factory=list)
+    """Commands of which nobody hears the end, each once."""
     provider: str = "scripted"
     marker: str = ""
     """What the app that was started last answers with."""
@@ -265,6 +267,7 @@ class ScriptedSandbox:
         self.environments.append((command, dict(env or {})))
         await self._die_on(command)
         self._check_living()
+        self._break_off(command)
         if command == self.runtime.hang_on:
             self.runtime.hanging.set()
             await self.runtime.go_on.wait()
@@ -283,6 +286,7 @@ class ScriptedSandbox:
         self.environments.append((command, dict(env or {})))
         self.runtime.marker = (env or {}).get("HEADRACE_MARKER", "")
         await self._die_on(command)
+        self._break_off(command)
 
     async def end_processes(self) -> None:
         self._check_living()
@@ -299,6 +303,11 @@ class ScriptedSandbox:
             self.runtime.dies_on.remove(command)
             self.runtime.marker = ""
             await self.runtime.kill(self.sandbox_id)
+
+    def _break_off(self, command: str) -> None:
+        if command in self.runtime.breaks_off:
+            self.runtime.breaks_off.remove(command)
+            raise SandboxError("the connection broke off")
 
     def _check_living(self) -> None:
         if self.sandbox_id not in self.runtime.living:

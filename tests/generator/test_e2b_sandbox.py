@@ -292,7 +292,7 @@ async def test_a_command_whose_stream_is_cut_is_ended(
     e2b_server: E2BServer, sandbox: E2BSandbox
 ) -> None:
     e2b_server.cut_next(START, before=b'"data"')
-    with pytest.raises(SandboxError) as caught:
+    with pytest.raises(SandboxError, match="follow a command: the connection broke off") as caught:
         await sandbox.run("exec 9>lock; flock 9; echo locked; sleep 1000", timeout_s=10)
     assert type(caught.value) is SandboxError
     freed = await sandbox.run("flock --timeout 5 lock true", timeout_s=10)

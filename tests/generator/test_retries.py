@@ -100,6 +100,31 @@ async def test_a_sandbox_that_ends_under_the_started_app_is_made_anew_before_the
     assert (retry.phase, retry.step, retry.kind) == (Phase.CHECKS, "sandbox", "sandbox_gone")
 
 
+async def test_a_command_whose_connection_breaks_off_is_run_again_in_the_same_sandbox(
+    builds: Builds,
+) -> None:
+    claim = await builds.claimed()
+    runtime = ScriptedRuntime(breaks_off=["install", "test", "start"])
+    async with previews(runtime):
+        job = await builds.service(ScriptedRunner(), runtime).execute_build(claim)
+    assert (job.status, job.sandbox_id, job.round) == (Status.READY, "sb-1", 1)
+    told = await builds.told(claim, RetryScheduled)
+    assert [(retry.phase, retry.step, retry.kind) for retry in told] == [
+        (Phase.DEPS, "install", "sandbox"),
+        (Phase.CHECKS, "tests", "sandbox"),
+        (Phase.CHECKS, "start", "sandbox"),
+    ]
+    (sandbox,) = runtime.made
+    assert sandbox.commands == ["install", "install", "test", "test", "start", "start"]
+
+
+async def test_a_command_that_breaks_off_again_and_again_fails_the_build(builds: Builds) -> None:
+    claim = await builds.claimed()
+    runtime = ScriptedRuntime(breaks_off=["test"] * 3)
+    job = await builds.service(ScriptedRunner(), runtime).execute_build(claim)
+    assert (job.failure_kind, job.retries) == ("sandbox", 2)
+
+
 async def test_an_install_that_fails_by_the_network_is_tried_again_before_the_app_is_blamed(
     builds: Builds,
 ) -> None:

@@ -25,10 +25,14 @@ from generator.errors import (
 MAX_REASON_CHARS = 300
 """A proxy's error page can be long; its beginning says enough."""
 
+_CUT = ("Code.UNKNOWN:", "the connection broke off")
+"""What the SDK says of a stream that was cut, and what a person understands."""
+
 
 def translate(error: Exception, doing: str, sandbox_id: str | None) -> SandboxError:
     """Our error for one of the SDK; `doing` completes the sentence "E2B could not ..."."""
-    reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
+    said = " ".join(str(error).split())
+    reason = _CUT[1] if said == _CUT[0] else said[:MAX_REASON_CHARS] or type(error).__name__
     match error:
         case e2b.AuthenticationException():
             # The provider's own words are left out: no text of theirs may carry the key.
