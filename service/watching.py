@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -29,6 +29,14 @@ class Step:
     started: datetime | None = None
     duration_s: float | None = None
     remark: str = ""
+    retried: tuple[datetime, str] | None = None
+    """When what failed is tried again, and what is to be said from then on."""
+
+    def remark_at(self, now: datetime) -> str:
+        """What is said beside it."""
+        if self.state == "running" and self.retried and now >= self.retried[0]:
+            return self.retried[1]
+        return self.remark
 
 
 @dataclass(slots=True)
@@ -98,7 +106,10 @@ class Watched:
                 return f"{data['phase']:<9} …{again}"
             case "RetryScheduled":
                 text = f"{data['step']} failed, again in {data['wait_s']:.1f} s: {data['message']}"
-                self.steps[data["phase"]].remark = _short(text, 80)
+                step = self.steps[data["phase"]]
+                step.remark = _short(text, 80)
+                again = f"{data['step']}, try {data['tries'] + 1}, after: {data['message']}"
+                step.retried = (at + timedelta(seconds=data["wait_s"]), _short(again, 80))
                 return f"{data['phase']:<9} {text}"
             case "PhaseCompleted":
                 step = self.steps[data["phase"]]
@@ -139,6 +150,7 @@ class Watched:
         if kind == "file":
             self.files += 1
             self.steps["code"].remark = f"{self.files} files"
+            self.steps["code"].retried = None
             line = f"wrote {data['path']} ({data['size_bytes']} bytes)"
         elif kind == "log":
             line = data["text"]
@@ -197,9 +209,10 @@ class Screen:
         table.add_column(width=9)
         table.add_column(justify="right", width=8)
         table.add_column(overflow="ellipsis", no_wrap=True)
+        now = datetime.now(UTC)
         for name, step in watched.steps.items():
             table.add_row(
-                self._mark(step), Text(name, _STYLE[step.state]), _took(step), step.remark
+                self._mark(step), Text(name, _STYLE[step.state]), _took(step), step.remark_at(now)
             )
         parts: list[RenderableType] = [head, table]
         if watched.log and watched.status != "ready":

@@ -50,7 +50,13 @@ def test_a_retry_says_what_is_waited_for_and_how_long() -> None:
     )
     seen, lines = watched([*BEGUN, retry])
     assert "deps      create_sandbox failed, again in 2.5 s: full" in lines
-    assert "again in 2.5 s: full" in drawn(seen)
+    step, at = seen.steps["deps"], NOON + timedelta(seconds=len(BEGUN) + 1)
+    assert step.remark_at(at) == "create_sandbox failed, again in 2.5 s: full"
+    # Nobody waits any more: what is under way now may take long.
+    assert step.remark_at(at + timedelta(seconds=2.5)) == "create_sandbox, try 2, after: full"
+    assert "create_sandbox, try 2, after: full" in drawn(seen)
+    step.state = "done"
+    assert "try 2" not in step.remark_at(at + timedelta(seconds=3))
 
 
 def test_a_repair_says_what_failed_and_which_round_it_is() -> None:
