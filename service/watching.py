@@ -34,7 +34,7 @@ class Step:
 
     def remark_at(self, now: datetime) -> str:
         """What is said beside it."""
-        if self.state == "running" and self.retried and now >= self.retried[0]:
+        if self.state != "done" and self.retried and now >= self.retried[0]:
             return self.retried[1]
         return self.remark
 
@@ -122,7 +122,7 @@ class Watched:
                 phase = data["phase"]
                 what = data["message"] or data["command"]
                 self._end(phase, "failed", at)
-                self.steps[phase].remark = _short(what, 80)
+                self.steps[phase].remark, self.steps[phase].retried = _short(what, 80), None
                 output = data["output"].splitlines()[-LOG_LINES:]
                 self.log.extend(output)
                 return "\n".join([f"{phase:<9} failed: {what}", *map(_quoted, output)])
