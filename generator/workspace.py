@@ -145,6 +145,7 @@ class Workspace:
         waiting = iter(files.items())
         # A bound, for a cancel waits for a thread.
         while some := list(islice(waiting, _AT_ONCE)):
+            self._check_open(some[0][0])  # who was cut off may have no loop to wait in
             await to_thread.run_sync(self._put, some)
 
     def _put(self, files: Iterable[tuple[str, bytes]]) -> None:
