@@ -52,6 +52,8 @@ class Watched:
     round: int = 1
     queued_at: datetime | None = None
     result: dict[str, Any] = field(default_factory=dict)
+    cancelled_by: str | None = None
+    """Who asked for it while it ran; of one that was queued the result says so."""
     ended_at: datetime | None = None
     files: int = 0
     tokens: int = 0
@@ -127,7 +129,7 @@ class Watched:
                 self.log.extend(output)
                 return "\n".join([f"{phase:<9} failed: {what}", *map(_quoted, output)])
             case "CancelRequested":
-                self.status = "cancelling"
+                self.status, self.cancelled_by = "cancelling", data["by"]
                 return f"cancelling, asked by {data['by']}"
             case "JobReady" | "JobFailed" | "JobCancelled":
                 self.status = name.removeprefix("Job").lower()
@@ -167,6 +169,8 @@ class Watched:
 
     def _end(self, name: str, state: str, at: datetime) -> None:
         step = self.steps[name]
+        if step.state != "running":
+            return  # a takeover does not end what had ended before
         step.state = state
         if step.started:
             step.duration_s = (at - step.started).total_seconds()
@@ -287,7 +291,7 @@ def _ended(watched: Watched) -> str:
             f"  Log        ./headrace logs {watched.job_id}\n"
             f"  History    ./headrace replay show {watched.job_id}"
         )
-    return f"[bold yellow]CANCELLED[/] by {escape(result.get('by', '?'))}"
+    return f"[bold yellow]CANCELLED[/] by {escape(watched.cancelled_by or result['by'])}"
 
 
 _END = {"JobReady": "done", "JobFailed": "failed", "JobCancelled": "stopped"}

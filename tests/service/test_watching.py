@@ -16,7 +16,7 @@ from schemas.events import (
     RetryScheduled,
 )
 from service.client import Entry
-from service.watching import Screen, Watched
+from service.watching import Screen, Watched, summary
 from tests.histories import NOON, entered, phases, queued, started
 
 
@@ -82,6 +82,7 @@ def test_a_takeover_says_who_goes_on_and_what_was_interrupted() -> None:
     assert "takes over (attempt 2)" in lines
     assert seen.steps["deps"].state == "interrupted"
     assert "· attempt 2" in drawn(seen)
+    assert seen.steps["queued"].duration_s == 1.0, "it waited before the first one alone"
 
 
 def test_a_cancelled_step_was_stopped_and_did_not_fail() -> None:
@@ -90,3 +91,6 @@ def test_a_cancelled_step_was_stopped_and_did_not_fail() -> None:
     assert "· cancelling …" in drawn(seen)
     seen, _ = watched([*BEGUN, CancelRequested(by="ann"), JobCancelled(by="worker")])
     assert seen.steps["deps"].state == "stopped"
+    assert "CANCELLED[/] by ann" in summary(seen)
+    seen, _ = watched([queued(), JobCancelled(by="bob")])
+    assert summary(seen).endswith("by bob")
