@@ -1,5 +1,6 @@
 """What every store of artifacts must do, over each that is at hand."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -9,20 +10,33 @@ import obstore
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from obstore.store import LocalStore, MemoryStore, ObjectStore
+from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
 
 from generator import ArtifactStore
 from generator.artifacts import StoredFile
 from generator.errors import ArtifactMissing, ArtifactsUnavailable
+from tests.s3_server import BUCKET, s3_server
 
 pytestmark = pytest.mark.anyio
 
 FILES = {"app.py": b"print('hi')\n", "run": b"#!/bin/sh\n", "a/b.bin": bytes(range(256)), "no": b""}
 
 
-@pytest.fixture(params=["folder", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    return LocalStore(tmp_path) if request.param == "folder" else MemoryStore()
+@pytest.fixture(params=["folder", "memory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
+    match request.param:
+        case "folder":
+            yield LocalStore(tmp_path)
+        case "memory":
+            yield MemoryStore()
+        case _:
+            with s3_server() as server:
+                yield S3Store(
+                    BUCKET,
+                    prefix="headrace",
+                    client_options={"allow_http": True},
+                    **server.settings,
+                )
 
 
 @pytest.fixture
