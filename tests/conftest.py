@@ -1,12 +1,14 @@
 """Real parts for every test: the embedded Valkey and PostgreSQL, started once, emptied for each."""
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import anyio
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -25,6 +27,10 @@ from tests.databases import renewed
 from tests.places import quick_folder
 
 PARTITIONS = 4
+
+# As many examples of a property as there is time for each time; HEADRACE_EXAMPLES asks for more.
+settings.register_profile("suite", max_examples=int(os.environ.get("HEADRACE_EXAMPLES", "40")))
+settings.load_profile("suite")
 
 _LONG = (
     "service/test_up",

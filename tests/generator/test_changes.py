@@ -118,7 +118,7 @@ def test_what_is_not_understood_is_told_with_what_would_be(request_: str, told: 
         assert known in str(error.value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=300))
 def test_any_request_is_understood_or_refused_in_a_sentence(request_: str) -> None:
     try:

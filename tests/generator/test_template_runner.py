@@ -385,7 +385,7 @@ def test_every_file_of_a_kind_can_be_read_by_what_reads_it(kind: str) -> None:
             ElementTree.fromstring(text)  # noqa: S314 our own file
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(), min_size=1, max_size=400))
 @example("\ud800 lone")
 @example("{{title}}{{secret}}")

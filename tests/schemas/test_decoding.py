@@ -20,7 +20,7 @@ def data_of(payload: Known) -> bytes:
 
 
 @given(any_payload)
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_every_payload_comes_back_from_its_bytes(payload: Known) -> None:
     data = data_of(payload)
     read = decode(payload.type, data)
