@@ -1,5 +1,6 @@
 """Work on Headrace itself: bench, test."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,8 +114,9 @@ def _test(context: typer.Context) -> None:
         "mypy": [*python, "mypy"],
         "import-linter": [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
         # A file stays in one process: its tests share servers and instances. The long ones begin.
+        # One process more than there are cores: each waits for servers a third of its time.
         "pytest": [
-            *[*python, "pytest", "--numprocesses", "auto"],
+            *[*python, "pytest", "--numprocesses", str(len(os.sched_getaffinity(0)) + 1)],
             *["--dist", "loadfile", "--no-loadscope-reorder"],
         ],
     }
