@@ -137,6 +137,21 @@ def test_redacting_twice_is_redacting_once(parts: list[str], chars: int) -> None
         assert redactor.text(shown) == shown
 
 
+@pytest.mark.parametrize("chars", [1, 7, 1_000])
+def test_a_token_behind_the_beginning_of_a_private_key_is_gone_as_a_whole(chars: int) -> None:
+    said = f"-----BEGIN RSA PRIVATE KEY----- {KEYS['jwt']} and more"
+    for found in (Redactor().text(said), streamed(Redactor(), cut(said, chars))):
+        assert not any(part in found for part in KEYS["jwt"].split("."))
+        assert found.endswith(" and more")
+
+
+def test_each_line_of_a_value_is_known_but_those_that_are_too_short() -> None:
+    redactor = Redactor(["first-line-4711\nend\nlast-line-0815"])
+    assert redactor.text("a last-line-0815, b") == f"a {REPLACEMENT}, b"
+    assert redactor.text("first-line-4711\nother\n") == f"{REPLACEMENT}\nother\n"
+    assert redactor.text("the end") == "the end"
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.integers(1, 50), st.sampled_from(" \n"))
 def test_a_stream_says_what_the_whole_says(parts: list[str], chars: int, between: str) -> None:
