@@ -81,6 +81,8 @@ class Build:
     """Takes all that is said during this build."""
     _carried: Usage = NO_USAGE
     _has_workspace: bool = False
+    _may_be_named: bool = False
+    """Whether the log may say READY with this attempt's workspace, although no answer said so."""
     _drafts: Drafts | None = field(default=None, repr=False)
     _runtime: SandboxRuntime | None = field(default=None, repr=False)
     _files: dict[str, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
@@ -285,7 +287,11 @@ class Build:
         return workspace
 
     async def lay_out_files(self) -> None:
-        """See that the app's files lie in the workspace, also if an earlier attempt wrote them."""
+        """See that the app's files lie in the workspace, also if an earlier attempt wrote them.
+
+        READY is about to name it: from here on it stays unless the log says otherwise.
+        """
+        self._may_be_named = True
         if not self._has_workspace:
             workspace = self.workspace()
             await workspace.clear()
@@ -297,7 +303,7 @@ class Build:
         Of a job that goes on elsewhere that is this attempt's own: what is finished of it is in the
         artifact store.
         """
-        if self.runner is None:
+        if self.runner is None or (self._may_be_named and not self.job.is_terminal):
             return
         job, own = self.job, self.workspace_path
 

@@ -1,11 +1,12 @@
 """Which workspaces there are after a build: that of a READY one, and no other."""
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from eventstore import CommandHandler, Fenced
+from eventstore import Appended, CommandHandler, Fenced, RedisUnavailable
 from schemas import Status
 from schemas.commands import RequestCancel
 from schemas.events import Limits
@@ -56,6 +57,29 @@ async def test_what_a_worker_that_died_has_left_goes_when_its_job_has_ended(
     async with previews(runtime):
         job = await builds.service(ScriptedRunner(), runtime).execute_build(claim)
     assert [str(path) for path in workspaces(builds)] == [job.workspace_path]
+
+
+async def test_the_files_stay_when_the_answer_to_ready_was_lost(
+    builds: Builds, handler: CommandHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("generator.build.LOG_PATIENCE_S", 0.0)
+    claim, append = await builds.claimed(), handler.store.append
+
+    async def losing_the_last_answer(*args: Any, **options: Any) -> Appended:
+        appended = await append(*args, **options)
+        if options["build_number"] is not None:
+            raise RedisUnavailable("it was away just then")
+        return appended
+
+    monkeypatch.setattr(handler.store, "append", losing_the_last_answer)
+    runtime = ScriptedRuntime()
+    async with previews(runtime):
+        with pytest.raises(RedisUnavailable):
+            await builds.service(ScriptedRunner(), runtime).execute_build(claim)
+    job = await handler.load(claim.ref)
+    assert job.status is Status.READY
+    assert [str(path) for path in workspaces(builds)] == [job.workspace_path]
+    assert "app.py" in files_in(workspaces(builds)[0])
 
 
 @pytest.mark.parametrize("end", ["fails", "is cancelled"])
