@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import anyio
+import pytest
 
-from eventstore import Claim, CommandHandler, Hub, JobEvent, ProgressLine, follow
+from eventstore import Claim, CommandHandler, Fenced, Hub, JobEvent, ProgressLine, follow
 from generator import (
     KEYS_ONLY,
     ArtifactStore,
@@ -104,6 +105,25 @@ class Builds:
                 await when()
                 yield
                 tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def superseded(
+        self, service: GenerationService, claim: Claim, when: Callable[[], Any]
+    ) -> AsyncIterator[Claim]:
+        """Runs a build until `when` returns, and does the block with the claim of the next worker.
+
+        The first one finds out that it was taken over from.
+        """
+
+        async def find_out() -> None:
+            with pytest.raises(Fenced):
+                await service.execute_build(claim)
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(find_out)
+                await when()
+                yield await self.taken_over(claim)
 
     async def until(self, ref: JobRef, kind: str, **said: Any) -> None:
         """Until the job has such an event."""

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from eventstore import CommandHandler, Fenced
+from eventstore import CommandHandler
 from generator.runner import RunnerTask
 from schemas import Phase, Status
 from schemas.commands import (
@@ -202,17 +202,8 @@ async def test_a_superseded_worker_leaves_the_sandbox_to_who_goes_on_with_it(
     first = await builds.claimed()
     runtime = ScriptedRuntime(hang_on="install")
     service = builds.service(ScriptedRunner(), runtime)
-
-    async def be_superseded() -> None:
-        with pytest.raises(Fenced):
-            await service.execute_build(first)
-
-    with anyio.fail_after(20):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(be_superseded)
-            await runtime.hanging.wait()
-            second = await builds.taken_over(first)
-            runtime.go_on.set()
+    async with builds.superseded(service, first, runtime.hanging.wait) as second:
+        runtime.go_on.set()
     assert list(runtime.living) == ["sb-1"]
     async with previews(runtime):
         job = await service.execute_build(second)

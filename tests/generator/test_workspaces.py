@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
-from eventstore import Appended, CommandHandler, Fenced, RedisUnavailable
+from eventstore import Appended, CommandHandler, RedisUnavailable
 from schemas import Status
 from schemas.commands import RequestCancel
 from schemas.events import Limits
@@ -104,17 +104,8 @@ async def test_a_superseded_worker_takes_its_own_workspace_with_it_and_no_other(
     first = await builds.claimed()
     runtime = ScriptedRuntime(hang_on="install")
     service = builds.service(ScriptedRunner(), runtime)
-
-    async def be_superseded() -> None:
-        with pytest.raises(Fenced):
-            await service.execute_build(first)
-
-    with anyio.fail_after(20):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(be_superseded)
-            await runtime.hanging.wait()
-            second = await builds.taken_over(first)
-            of_second = builds.home / "workspaces" / second.ref.job / "2"
-            of_second.mkdir()
-            runtime.go_on.set()
+    async with builds.superseded(service, first, runtime.hanging.wait) as second:
+        of_second = builds.home / "workspaces" / second.ref.job / "2"
+        of_second.mkdir()
+        runtime.go_on.set()
     assert workspaces(builds) == [of_second]
