@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import median
 
 import anyio
-import httpx
 
 from benchmarks.builds import EVENTS_A_BUILD
 from benchmarks.rows import ROUNDS, Row, Say, silent
@@ -23,6 +22,7 @@ from generator import SandboxRuntime
 from schemas import JobRef, Phase, RecordedEvent
 from schemas.events import JobQueued, JobReady, JobStarted, PhaseCompleted, PhaseStarted
 from service.client import Client
+from service.demo import see_preview
 from service.embedded import Servers
 from service.instance import LOCAL_TENANT
 from service.logging import configure_logging
@@ -106,8 +106,7 @@ async def _built(client: Client, log: Log, runtime: SandboxRuntime) -> Took:
         ready = events[-1].payload
         if not isinstance(ready, JobReady) or ready.preview_url is None:
             raise RuntimeError(f"the build did not become READY: {ready}")
-        async with httpx.AsyncClient(trust_env=False) as visitor:
-            (await visitor.get(ready.preview_url)).raise_for_status()
+        await see_preview(ready.preview_url)
     finally:
         with anyio.move_on_after(END_S, shield=True):
             for info in await runtime.list({}):

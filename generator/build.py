@@ -122,6 +122,14 @@ class Build:
             self._runtime = self.sandbox_runtime_factory()
         return self._runtime
 
+    async def leave_sandboxes(self) -> None:
+        """Give back what this worker holds of sandboxes; the build's own lives on."""
+        with anyio.CancelScope(shield=True):
+            if self.sandbox is not None:
+                await self.sandbox.close()
+            if self._runtime is not None:
+                await self._runtime.close()
+
     # --- the log ---------------------------------------------------------------------------------
 
     async def tell(self, *commands: Command) -> Handled:

@@ -121,6 +121,14 @@ class SandboxRuntime(Protocol):
         """Whether a sandbox can sleep, costing next to nothing, and be woken as it was."""
         ...
 
+    async def prepare(self) -> None:
+        """A sandbox will be asked for soon: begin with what `create` would wait for.
+
+        Only what costs nothing and says of nobody whose it is. Raises `SandboxUnavailable` where it
+        is plain that none can be made.
+        """
+        ...
+
     async def create(self, *, metadata: Mapping[str, str], timeout_s: int) -> Sandbox:
         """A new, empty sandbox that ends by itself after `timeout_s`, whoever is alive then.
 
@@ -161,6 +169,10 @@ class SandboxRuntime(Protocol):
 
     async def list(self, metadata: Mapping[str, str]) -> list[SandboxInfo]:
         """The sandboxes, living and paused, whose metadata contain all of `metadata`."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what `prepare` began and no `create` took; sandboxes live on."""
         ...
 
 

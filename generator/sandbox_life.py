@@ -13,6 +13,7 @@ from generator.build import Build
 from generator.deadlines import deadline
 from generator.errors import GenerationError, SandboxGone
 from generator.sandbox import Sandbox
+from schemas import Phase
 from schemas.commands import RecordSandbox
 
 KILL_S = 30.0
@@ -20,6 +21,16 @@ LINEAGE = "headrace"
 """The metadata that names the log whose job a sandbox is for: others may share the account."""
 
 log = structlog.get_logger()
+
+
+async def expect_sandbox(build: Build) -> None:
+    """Let the provider begin with a sandbox while the code is written, if this build will make one.
+
+    Raises `SandboxUnavailable` where that is plain now: before any code is paid for.
+    """
+    job = build.job
+    if job.current_phase in (Phase.SCAFFOLD, Phase.CODE) and not (job.sandbox_id or job.in_place):
+        await build.runtime().prepare()
 
 
 async def create_sandbox(build: Build) -> Sandbox:

@@ -43,7 +43,7 @@ from generator.redaction import KEYS_ONLY, Redactor
 from generator.repairing import record, review_text, why_not_repair
 from generator.runner import Runner
 from generator.sandbox import PREVIEW_PORT, SandboxRuntimeFactory
-from generator.sandbox_life import KILL_S, end_sandboxes
+from generator.sandbox_life import KILL_S, end_sandboxes, expect_sandbox
 from generator.secrets import Secrets
 from schemas import Job, JobIsCancelling, JobIsTerminal, Phase, Preview, Status
 from schemas.commands import (
@@ -153,8 +153,7 @@ class GenerationService:
             try:
                 await wake_preview(build, most_deliveries=self._max_deliveries)
             finally:
-                if build.sandbox:
-                    await build.sandbox.close()
+                await build.leave_sandboxes()
             return build.job
         await build.take_over_draft()
         try:
@@ -169,8 +168,7 @@ class GenerationService:
             build.transcript.close()
             if build.job.is_terminal and build.job.status is not Status.READY:
                 await end_sandboxes(build)  # also of a job that somebody else has ended
-            elif build.sandbox:
-                await build.sandbox.close()
+            await build.leave_sandboxes()
             await build.remove_workspaces()
         await build.remove_drafts()
         return build.job
@@ -228,6 +226,8 @@ class GenerationService:
             raise WorkersLost(build.claim.deliveries - 1)
         with self._in_time(build):
             await self._begin_phase(build, StartJob(build.claim.worker, build.claim.attempt))
+            if self._runner is not None:
+                await expect_sandbox(build)
             while (phase := build.job.current_phase) is not None:
                 run = PHASES[phase] if self._runner else simulated
                 try:

@@ -158,6 +158,18 @@ class ScriptedRuntime:
     paused: set[str] = field(default_factory=set)
     woken: list[str] = field(default_factory=list)
     kill_fails: bool = False
+    cannot_be_made: Exception | None = None
+    """What is plain before any sandbox is made."""
+    prepared: int = 0
+    closed: int = 0
+
+    async def prepare(self) -> None:
+        if self.cannot_be_made is not None:
+            raise self.cannot_be_made
+        self.prepared += 1
+
+    async def close(self) -> None:
+        self.closed += 1
 
     async def create(self, *, metadata: Mapping[str, str], timeout_s: int) -> Sandbox:
         if self.refusals:

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from eventstore import Appended, Claim, CommandHandler, Fenced, RedisUnavailable
-from generator.errors import RunnerFailed
+from generator.errors import RunnerFailed, SandboxUnavailable
 from schemas import Phase, Status
 from schemas.commands import RequestCancel, StartJob, StartPhase
 from schemas.events import ChecksFailed, JobFailed, JobReady, Limits, PhaseCompleted, SandboxCreated
@@ -88,6 +88,27 @@ async def test_the_sandbox_is_made_in_deps_with_an_hour_to_live_and_holds_what_w
     created = next(e for e in events if isinstance(e.payload, SandboxCreated))
     deps_started = events[created.version - 2].payload
     assert deps_started.model_dump()["phase"] == Phase.DEPS
+
+
+async def test_a_sandbox_is_prepared_while_the_code_is_written(builds: Builds) -> None:
+    claim = await builds.claimed()
+    async with app_answering(lambda: marker_of(claim)) as url:
+        runtime = ScriptedRuntime(preview=url)
+        prepared = []
+        runner = ScriptedRunner(before=lambda: prepared.append(runtime.prepared))
+        await builds.service(runner, runtime).execute_build(claim)
+    assert (prepared, runtime.prepared, runtime.closed) == ([1], 1, 1)
+
+
+async def test_no_code_is_paid_for_where_no_sandbox_can_be_made(builds: Builds) -> None:
+    claim = await builds.claimed()
+    runtime = ScriptedRuntime(cannot_be_made=SandboxUnavailable("use Linux"))
+    runner = ScriptedRunner()
+    job = await builds.service(runner, runtime).execute_build(claim)
+    assert job.status is Status.FAILED
+    assert job.error_message is not None
+    assert "use Linux" in job.error_message
+    assert (runner.runs, runtime.closed) == (0, 1)
 
 
 async def test_the_evidence_of_the_checks_stands_in_the_event(

@@ -83,6 +83,23 @@ async def answer(url: str) -> str | None:
     return response.text if response.is_success else None
 
 
+# Making
+
+
+async def test_what_was_prepared_is_nobodys_until_it_is_made(runtime: SandboxRuntime) -> None:
+    await runtime.prepare()
+    await runtime.prepare()
+    assert await runtime.list({}) == []
+    made = [await runtime.create(metadata={"job": job}, timeout_s=60) for job in ("j1", "j2")]
+    await runtime.prepare()
+    await runtime.close()
+    for job, sandbox in zip(("j1", "j2"), made, strict=True):
+        (info,) = await runtime.list({"job": job})
+        assert info.sandbox_id == sandbox.sandbox_id
+        assert (await sandbox.run("true", timeout_s=20)).exit_code == 0
+    assert len(await runtime.list({})) == 2
+
+
 # Files
 
 

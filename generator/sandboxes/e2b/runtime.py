@@ -66,6 +66,9 @@ class E2BRuntime:
     def can_pause(self) -> bool:
         return True
 
+    async def prepare(self) -> None:
+        """E2B has some ready for everybody."""
+
     async def create(self, *, metadata: Mapping[str, str], timeout_s: int) -> E2BSandbox:
         checked = _checked(metadata)
         async with self._calling("create a sandbox"):
@@ -150,6 +153,9 @@ class E2BRuntime:
                 for info in page
             ]
         return found
+
+    async def close(self) -> None:
+        """Nothing was prepared."""
 
     def _calling(
         self, doing: str, sandbox_id: str | None = None

@@ -6,28 +6,28 @@
 Each sandbox has a supervisor of its own, which outlives the worker and ends the sandbox in time.
 """
 
-import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
 import anyio
 from anyio import to_thread
 
-from generator.errors import SandboxError, SandboxGone, SandboxUnavailable
+from generator.errors import SandboxBusy, SandboxError, SandboxGone, SandboxUnavailable
 from generator.sandbox import SandboxInfo
 from generator.sandboxes.local import isolation, registry
 from generator.sandboxes.local.inside.frames import KILL
 from generator.sandboxes.local.isolation import Limits
+from generator.sandboxes.local.launch import Launch
 from generator.sandboxes.local.sandbox import LocalSandbox
 
-START_S = 15.0
+ANSWER_S = 15.0
 KILL_S = 15.0
 MAX_SOCKET_PATH_BYTES = 107
 """`sun_path` has 108 bytes, the last of them zero (unix(7))."""
@@ -39,6 +39,7 @@ _SANDBOX_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Imports the supervisor without the packages around it, whose own imports would cost a second.
 _BOOT = """
 import sys
+sys.modules["ssl"] = None
 local = sys.modules["local"] = type(sys)("local")
 local.__path__ = [sys.argv[1]]
 from local.supervisor import main
@@ -82,6 +83,7 @@ class LocalRuntime:
         self._limits = limits
         self._install_hosts = sorted(install_hosts)
         self._bwrap = bwrap
+        self._prepared: Launch | None = None
         longest = len(os.fsencode(self._socket_path(_new_id())))
         if longest > MAX_SOCKET_PATH_BYTES:
             raise ValueError(
@@ -97,16 +99,24 @@ class LocalRuntime:
     def can_pause(self) -> bool:
         return False
 
+    async def prepare(self) -> None:
+        """Start a sandbox that waits for its `create`; with this process it ends before that."""
+        if self._prepared is None:
+            with suppress(SandboxBusy, OSError), anyio.CancelScope(shield=True):
+                self._prepared = await to_thread.run_sync(self._launch)
+
     async def create(self, *, metadata: Mapping[str, str], timeout_s: int) -> LocalSandbox:
-        sandbox_id = _new_id()
+        # Not to be interrupted: what has half begun cannot be ended, what exists can.
+        with anyio.CancelScope(shield=True):
+            launch, self._prepared = self._prepared, None
+            if launch is None:
+                launch = await to_thread.run_sync(self._launch)
+            sandbox = await self._claimed(launch, metadata, timeout_s)
         try:
-            # Not to be interrupted: what has half begun cannot be ended, what exists can.
-            with anyio.CancelScope(shield=True):
-                sandbox = await self._start(sandbox_id, metadata, timeout_s)
             await anyio.lowlevel.checkpoint()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self.kill(sandbox_id)
+                await self.kill(sandbox.sandbox_id)
             raise
         return sandbox
 
@@ -154,15 +164,20 @@ class LocalRuntime:
                 ends_at=datetime.fromtimestamp(info["ends_at"], UTC),
             )
             for info in infos
-            if metadata.items() <= info["metadata"].items()
+            if info["metadata"] is not None and metadata.items() <= info["metadata"].items()
         ]
+
+    async def close(self) -> None:
+        launch, self._prepared = self._prepared, None
+        if launch is not None:
+            await launch.give_up()
 
     async def holding(self, sandbox: LocalSandbox) -> Holding:
         """What contains a living sandbox here, by asking the kernel."""
         info = await to_thread.run_sync(registry.living, self._folder(sandbox.sandbox_id))
         if info is None:
             raise SandboxGone(sandbox.sandbox_id)
-        status = await sandbox.run("cat /proc/self/status", timeout_s=START_S)
+        status = await sandbox.run("cat /proc/self/status", timeout_s=ANSWER_S)
         counted = await to_thread.run_sync(registry.counted, info)
         return Holding(
             filtered="Seccomp:\t2" in status.output,
@@ -170,36 +185,8 @@ class LocalRuntime:
             install_hosts=tuple(self._install_hosts),
         )
 
-    async def _start(
-        self, sandbox_id: str, metadata: Mapping[str, str], timeout_s: int
-    ) -> LocalSandbox:
-        spec, log = await to_thread.run_sync(self._prepare, sandbox_id, metadata, timeout_s)
-        with log:
-            try:
-                with anyio.fail_after(START_S):
-                    process = await anyio.run_process(
-                        [*_SUPERVISOR, sandbox_id],
-                        input=spec,
-                        stderr=log,
-                        check=False,
-                        env={},
-                        cwd="/",
-                        start_new_session=True,
-                    )
-            except TimeoutError:
-                raise SandboxError(f"no sandbox came up within {START_S:g} s") from None
-        answer = json.loads(process.stdout or b'{"failed": "its supervisor said nothing"}')
-        if "preview_port" in answer:
-            return _sandbox(answer)
-        await to_thread.run_sync(registry.forget, self._folder(sandbox_id), None)
-        if "refused" in answer:
-            raise isolation.refusal(answer["refused"])
-        raise SandboxError(f"no sandbox came up: {answer['failed']}")
-
-    def _prepare(
-        self, sandbox_id: str, metadata: Mapping[str, str], timeout_s: int
-    ) -> tuple[bytes, BinaryIO]:
-        """What the supervisor will read, and the log it will write to, in its folder."""
+    def _launch(self) -> Launch:
+        """Start a supervisor."""
         isolation.check_machine()
         bwrap = isolation.find_bwrap(self._bwrap)
         for place in (self._state_dir, self._run_dir):
@@ -207,6 +194,7 @@ class LocalRuntime:
             if place.stat().st_uid != os.geteuid():
                 raise SandboxUnavailable(f"{place} belongs to another user: choose another folder")
         registry.sweep(str(self._state_dir))
+        sandbox_id = _new_id()
         folder = self._state_dir / sandbox_id
         spec = isolation.spec(
             sandbox_id,
@@ -215,11 +203,21 @@ class LocalRuntime:
             install_hosts=self._install_hosts,
             folder=folder,
             socket=Path(self._socket_path(sandbox_id)),
-            metadata=metadata,
-            timeout_s=timeout_s,
         )
         folder.mkdir(mode=0o700)
-        return json.dumps(spec).encode(), (folder / "supervisor.log").open("wb")
+        with (folder / "supervisor.log").open("wb") as log:
+            return Launch([*_SUPERVISOR, sandbox_id], spec, log)
+
+    async def _claimed(
+        self, launch: Launch, metadata: Mapping[str, str], timeout_s: int
+    ) -> LocalSandbox:
+        answer = await launch.claim(metadata, timeout_s)
+        if "preview_port" in answer:
+            return _sandbox(answer)
+        await to_thread.run_sync(registry.forget, self._folder(launch.sandbox_id), None)
+        if "refused" in answer:
+            raise isolation.refusal(answer["refused"])
+        raise SandboxError(f"no sandbox came up: {answer['failed']}")
 
     def _folder(self, sandbox_id: str) -> str:
         return str(self._state_dir / sandbox_id)

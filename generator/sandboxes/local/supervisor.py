@@ -1,8 +1,9 @@
 """The process that holds one sandbox: starts it, lets clients and browsers in, ends it in time.
 
 It lives on its own, so that a sandbox survives the worker that made it, and bubblewrap dies with
-it, so that none survives its supervisor. Its input is one JSON object, a `Spec`; its output is
-one more when the sandbox is ready or could not be made, then its output closes.
+it, so that none survives its supervisor. Its input is one JSON object, a `Spec`. Its output is a
+socket to the worker (`launch.py`): over it comes, maybe much later, whose the sandbox is and how
+long it may live, and goes what became of it. A worker that hangs up before has no use for it.
 
 Python's own start dominates that of a sandbox. Hence only the standard library, and before
 bubblewrap is running only little of it: the agent inside boots while asyncio is imported here.
@@ -19,12 +20,15 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from . import cgroups, registry
 
+UNCLAIMED_S = 3600
 OVERDUE_S = 60
 BACKLOG = 256
+CLAIM_BYTES = 64 * 1024
 ENDED_WITHIN_S = 5.0
 
 Spec = dict[str, Any]
@@ -53,7 +57,10 @@ class Box:
         self.channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.errors, errors = os.pipe()
         self._status, status = os.pipe()
-        files = {path: _in_memory(text.encode()) for path, text in spec["files"].items()}
+        files = {
+            path: _in_memory(binascii.a2b_base64(content))
+            for path, content in spec["files"].items()
+        }
         calls = _in_memory(binascii.a2b_base64(spec["seccomp"]))
         arguments = [*spec["arguments"], "--json-status-fd", str(status), "--seccomp", str(calls)]
         for path, fd in files.items():
@@ -107,41 +114,63 @@ def main() -> None:
         os._exit(0)  # the worker collects this one at once, and the child has another parent
     os.chdir("/")
     # Should the loop below ever hang: this signal ends the process, and bubblewrap with it.
-    signal.alarm(spec["timeout_s"] + OVERDUE_S)
+    signal.alarm(UNCLAIMED_S + OVERDUE_S)
+    worker = socket.socket(fileno=os.dup(1))
+    os.dup2(2, 1)
     try:
-        _hold(spec)
+        _hold(spec, worker)
     except StartFailed as failure:
-        _report({"refused": str(failure)})
+        _refuse(worker, {"refused": str(failure)})
     except Exception as failure:
-        _report({"failed": f"{type(failure).__name__}: {failure}"})
+        _refuse(worker, {"failed": f"{type(failure).__name__}: {failure}"})
         raise
 
 
-def _hold(spec: Spec) -> None:
+def _hold(spec: Spec, worker: socket.socket) -> None:
     control, preview = _listen(spec["socket"])
+    now = time.time()
     info = {
         "sandbox_id": spec["sandbox_id"],
-        "metadata": spec["metadata"],
+        "metadata": None,
         "pid": os.getpid(),
-        "started_at": time.time(),
-        "ends_at": time.time() + spec["timeout_s"],
+        "started_at": now,
+        "ends_at": now + UNCLAIMED_S,
         "preview_port": preview.getsockname()[1],
         "socket": spec["socket"],
         "may_install": bool(spec["install_hosts"]),
         "cgroups": cgroups.plan_here(f"headrace-{spec['sandbox_id']}"),
     }
     # Published before there is anything to leave behind, so that a crash leaves it findable.
-    lock = registry.publish(spec["folder"], info)
+    locks = [registry.publish(spec["folder"], info)]
+
+    def claimed() -> float | None:
+        """How long it may live, in seconds; None when nobody wants it any more."""
+        try:
+            claim = worker.recv(CLAIM_BYTES)
+        except ConnectionResetError:
+            claim = b""
+        if not claim:
+            return None
+        info.update(json.loads(claim), started_at=time.time())
+        life_s = info.pop("timeout_s")
+        info["ends_at"] = info["started_at"] + life_s
+        signal.alarm(life_s + OVERDUE_S)
+        # The first lock stays: somebody may look at what was published with it.
+        locks.append(registry.publish(spec["folder"], info))
+        with suppress(OSError):  # its worker has gone; whose it is tells who may end it
+            worker.send(json.dumps(info).encode())
+        worker.close()
+        return float(life_s)
+
     try:
         box = Box(spec, info)
         from . import switchboard
 
-        switchboard.run(
-            box, control, preview, timeout_s=spec["timeout_s"], ready=lambda: _report(info)
-        )
+        switchboard.run(box, control, preview, worker, claimed)
     finally:
         registry.forget(spec["folder"], info)
-        os.close(lock)
+        for lock in locks:
+            os.close(lock)
 
 
 def _listen(path: str) -> tuple[socket.socket, socket.socket]:
@@ -176,6 +205,8 @@ def _enter(entrances: list[str], spec: Spec) -> None:
         os._exit(1)
 
 
-def _report(message: dict[str, Any]) -> None:
-    os.write(1, json.dumps(message).encode())
-    os.dup2(2, 1)  # closes the pipe to the worker, which waits for exactly that
+def _refuse(worker: socket.socket, message: dict[str, Any]) -> None:
+    with suppress(OSError):  # a worker that has gone need not know
+        worker.setblocking(True)
+        worker.send(json.dumps(message).encode())
+        worker.recv(CLAIM_BYTES)  # hanging up on a claim would cost the worker the answer

@@ -42,8 +42,10 @@ MAX_LOG_BYTES = 16 * 1024
 MAX_NOTES = 500
 MAX_NOTE_BYTES = 500
 
-
 Carry = Callable[[Peer, Peer], Awaitable[None]]
+
+Claimed = Callable[[], float | None]
+"""Told that the worker speaks, says how many seconds the sandbox may live; None for no more."""
 
 
 class Switchboard:
@@ -140,30 +142,38 @@ def run(
     box: Box,
     control: socket.socket,
     preview: socket.socket,
-    *,
-    timeout_s: float,
-    ready: Callable[[], None],
+    worker: socket.socket,
+    claimed: Claimed,
 ) -> None:
     """Serve until the sandbox has ended by itself, by its time or by request; then all is gone.
 
-    `ready` is called once clients are welcome. Raises `StartFailed`.
+    `claimed` is called once clients are welcome and `worker` has something to say. Raises
+    `StartFailed`.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two per connection
-    asyncio.run(_run(box, control, preview, timeout_s, ready))
+    asyncio.run(_run(box, control, preview, worker, claimed))
 
 
 async def _run(
     box: Box,
     control: socket.socket,
     preview: socket.socket,
-    timeout_s: float,
-    ready: Callable[[], None],
+    worker: socket.socket,
+    claimed: Claimed,
 ) -> None:
     loop = asyncio.get_running_loop()
     board = Switchboard(box)
     loop.add_signal_handler(signal.SIGTERM, board.stop.set)
-    loop.call_later(timeout_s, board.stop.set)
+
+    def hear() -> None:
+        loop.remove_reader(worker)
+        life_s = claimed()
+        if life_s is None:
+            board.stop.set()
+        else:
+            loop.call_later(life_s, board.stop.set)
+
     try:
         box.channel.setblocking(False)
         os.set_blocking(box.errors, False)
@@ -173,7 +183,7 @@ async def _run(
         loop.add_reader(box.errors, _Complaints(box.errors).read)
         await asyncio.start_unix_server(board.client, sock=control, limit=CHUNK_BYTES)
         await asyncio.start_server(board.browser, sock=preview, limit=CHUNK_BYTES)
-        ready()
+        loop.add_reader(worker, hear)
         await board.stop.wait()
     finally:
         # While the clients who asked for the end are still connected: they wait for ours.

@@ -10,9 +10,15 @@ import anyio
 import httpx
 import pytest
 
-from generator.errors import CommandTimeout, SandboxFull, SandboxGone
+from generator.errors import (
+    CommandTimeout,
+    SandboxError,
+    SandboxFull,
+    SandboxGone,
+    SandboxUnavailable,
+)
 from generator.sandbox import PREVIEW_PORT, PROJECT_DIR, SandboxRuntime, Stream
-from generator.sandboxes.local import LocalRuntime
+from generator.sandboxes.local import LocalRuntime, registry
 from generator.sandboxes.local.inside import agent, commands
 from generator.sandboxes.local.registry import Info
 from generator.sandboxes.local.sandbox import LocalSandbox
@@ -27,6 +33,7 @@ from tests.generator.local.probes import (
     names_in,
     output,
     processes_of,
+    program,
     remains,
     serve,
     status_of,
@@ -156,6 +163,85 @@ async def test_a_sandbox_is_no_child_of_its_worker(sandbox: LocalSandbox, state_
     assert int(status_of(supervisor)["PPid"]) != os.getpid()
     assert os.getsid(supervisor) != os.getsid(0)
     assert zombies() == []
+
+
+# Prepared before it is asked for
+
+
+async def prepared(runtime: LocalRuntime, state_dir: Path) -> Info:
+    """What the supervisor holds that `runtime` has started ahead."""
+    await runtime.prepare()
+    return await only_one(state_dir)
+
+
+async def only_one(state_dir: Path) -> Info:
+    """What the only supervisor holds, as soon as it holds something."""
+    (name,) = names_in(state_dir)
+    with anyio.fail_after(20):
+        while (info := registry.living(str(state_dir / name))) is None:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+    return info
+
+
+async def test_a_prepared_sandbox_is_the_one_that_is_made_and_lives_from_then_on(
+    runtime: LocalRuntime, state_dir: Path
+) -> None:
+    before = await prepared(runtime, state_dir)
+    sandbox = await runtime.create(metadata={"job": "j1"}, timeout_s=60)
+    info = info_of(state_dir, sandbox)
+    assert info["sandbox_id"] == before["sandbox_id"]
+    assert info["started_at"] > before["started_at"]
+    assert info["ends_at"] == info["started_at"] + 60
+    assert zombies() == []
+
+
+async def test_a_prepared_sandbox_that_nobody_takes_is_gone_when_its_runtime_is_closed(
+    runtime: LocalRuntime, state_dir: Path, run_dir: Path
+) -> None:
+    info = await prepared(runtime, state_dir)
+    supervisor = os.pidfd_open(info["pid"])
+    await runtime.close()
+    assert remains(state_dir, run_dir, info) == []
+    await all_ended({info["pid"]: supervisor})
+    assert zombies() == []
+
+
+async def test_a_prepared_sandbox_ends_with_the_process_that_prepared_it(
+    state_dir: Path, run_dir: Path, isolation_is_possible: None
+) -> None:
+    code = f"""{IMPORTS}
+async def main():
+    runtime = LocalRuntime(Path({str(state_dir)!r}), Path({str(run_dir)!r}))
+    await runtime.prepare()
+    print("prepared", flush=True)
+    await anyio.sleep_forever()
+anyio.run(main)
+"""
+    async with await anyio.open_process([sys.executable, "-c", code]) as process:
+        assert process.stdout is not None
+        with anyio.fail_after(20):
+            assert (await process.stdout.receive()).startswith(b"prepared")
+            info = await only_one(state_dir)
+        supervisor = os.pidfd_open(info["pid"])
+        process.kill()
+    await all_ended({info["pid"]: supervisor})
+    assert remains(state_dir, run_dir, info) == []
+
+
+async def test_why_a_prepared_sandbox_did_not_come_up_is_told_to_who_asks_for_one(
+    runtime: LocalRuntime, state_dir: Path, tmp_path: Path, run_dir: Path
+) -> None:
+    bwrap = program(tmp_path / "bwrap", "#!/bin/sh\necho no such luck >&2\nexit 1\n")
+    unlucky = LocalRuntime(state_dir, run_dir, bwrap=bwrap)
+    await unlucky.prepare()
+    with pytest.raises(SandboxUnavailable, match="no such luck"):
+        await unlucky.create(metadata={}, timeout_s=60)
+    assert names_in(state_dir) == names_in(run_dir) == []
+    info = await prepared(runtime, state_dir)
+    os.kill(info["pid"], signal.SIGKILL)
+    with pytest.raises(SandboxError, match="said nothing"):
+        await runtime.create(metadata={}, timeout_s=60)
+    assert (await runtime.create(metadata={}, timeout_s=60)).sandbox_id != info["sandbox_id"]
 
 
 # Commands

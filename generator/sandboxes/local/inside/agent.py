@@ -121,7 +121,3 @@ def main() -> None:
     for name, limit in json.loads(sys.argv[2]).items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
     asyncio.run(serve(channel))
-
-
-if __name__ == "__main__":
-    main()
