@@ -59,7 +59,7 @@ async def probe(preview_url: str, marker: str, *, timeout_s: float) -> Probed:
                 seen = await ask(transport, preview_url, marker)
                 if seen.failure is not None:
                     await anyio.sleep(pause_s)
-                    pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+                    pause_s = min(pause_s * 1.2, _LONGEST_PAUSE_S)
     duration_ms = round((time.monotonic() - started) * 1000)
     return Probed(url, seen.status, seen.marker, tries, duration_ms, seen.failure)
 

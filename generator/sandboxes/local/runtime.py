@@ -9,7 +9,6 @@ Each sandbox has a supervisor of its own, which outlives the worker and ends the
 import os
 import re
 import signal
-import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from generator.sandbox import SandboxInfo
 from generator.sandboxes.local import isolation, registry
 from generator.sandboxes.local.inside.frames import KILL
 from generator.sandboxes.local.isolation import Limits
-from generator.sandboxes.local.launch import Launch
+from generator.sandboxes.local.launch import OWN, Launch, Nursery
 from generator.sandboxes.local.sandbox import LocalSandbox
 
 ANSWER_S = 15.0
@@ -35,18 +34,6 @@ MAX_SOCKET_PATH_BYTES = 107
 DEFAULT_LIMITS = Limits()
 
 _SANDBOX_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-# Imports the supervisor without the packages around it, whose own imports would cost a second.
-_BOOT = """
-import sys
-sys.modules["ssl"] = None
-local = sys.modules["local"] = type(sys)("local")
-local.__path__ = [sys.argv[1]]
-from local.supervisor import main
-main()
-"""
-_PYTHON = os.path.realpath(sys.executable)
-_SUPERVISOR = (_PYTHON, "-P", "-E", "-s", "-S", "-c", _BOOT, str(Path(__file__).parent))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +64,14 @@ class LocalRuntime:
         *,
         install_hosts: Collection[str] = (),
         bwrap: Path | None = None,
+        nursery: Nursery = OWN,
     ) -> None:
         self._state_dir = state_dir.absolute()
         self._run_dir = run_dir.absolute()
         self._limits = limits
         self._install_hosts = sorted(install_hosts)
         self._bwrap = bwrap
+        self._nursery = nursery
         self._prepared: Launch | None = None
         longest = len(os.fsencode(self._socket_path(_new_id())))
         if longest > MAX_SOCKET_PATH_BYTES:
@@ -206,7 +195,7 @@ class LocalRuntime:
         )
         folder.mkdir(mode=0o700)
         with (folder / "supervisor.log").open("wb") as log:
-            return Launch([*_SUPERVISOR, sandbox_id], spec, log)
+            return Launch(spec, log, self._nursery)
 
     async def _claimed(
         self, launch: Launch, metadata: Mapping[str, str], timeout_s: int

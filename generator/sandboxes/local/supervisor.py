@@ -1,14 +1,14 @@
 """The process that holds one sandbox: starts it, lets clients and browsers in, ends it in time.
 
 It lives on its own, so that a sandbox survives the worker that made it, and bubblewrap dies with
-it, so that none survives its supervisor. Its input is one JSON object, a `Spec`. Its output is a
-socket to the worker (`launch.py`): over it comes, maybe much later, whose the sandbox is and how
-long it may live, and goes what became of it. A worker that hangs up before has no use for it.
+it, so that none survives its supervisor. It begins with a `Spec`, and has a socket to the worker
+(`launch.py`): over it comes, maybe much later, whose the sandbox is and how long it may live, and
+goes what became of it. A worker that hangs up before has no use for it.
 
-Python's own start dominates that of a sandbox. Hence only the standard library, and before
-bubblewrap is running only little of it: the agent inside boots while asyncio is imported here.
-What it imports of ours is named relatively, for it starts without the packages around (`_BOOT` in
-`runtime.py`).
+Python's own start dominates that of a sandbox. So a supervisor is forked from a process that has
+started (`nursery.py`). The first of a worker waits for no more than it needs: only the standard
+library, and before bubblewrap is running only little of it. What is imported of ours is named
+relatively, for the nursery starts without the packages around (`BOOT` in `launch.py`).
 """
 
 import binascii
@@ -18,7 +18,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -107,16 +106,10 @@ class Box:
         registry.forget(self._folder, self._info)
 
 
-def main() -> None:
-    """Detach, hold the sandbox until its end, clean up."""
-    spec = json.load(sys.stdin)
-    if os.fork():
-        os._exit(0)  # the worker collects this one at once, and the child has another parent
-    os.chdir("/")
+def main(spec: Spec, worker: socket.socket) -> None:
+    """Hold the sandbox until its end, clean up."""
     # Should the loop below ever hang: this signal ends the process, and bubblewrap with it.
     signal.alarm(UNCLAIMED_S + OVERDUE_S)
-    worker = socket.socket(fileno=os.dup(1))
-    os.dup2(2, 1)
     try:
         _hold(spec, worker)
     except StartFailed as failure:

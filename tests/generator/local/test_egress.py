@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from generator.sandbox import Stream
-from generator.sandboxes.local import LocalRuntime, runtime
+from generator.sandboxes.local import LocalRuntime, launch
 from generator.sandboxes.local.egress import MAX_AT_ONCE, MAX_CONNECTIONS, Egress, is_public
 from generator.sandboxes.local.sandbox import LocalSandbox
 from tests.generator.local.probes import SMALL, python
@@ -213,10 +213,9 @@ async def installer(
     run_dir: Path,
     isolation_is_possible: None,
     host: Host,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[LocalSandbox]:
     """One whose supervisor takes `files.test` for the host on loopback, and that for public."""
-    boot = runtime._BOOT.replace(
+    boot = launch.BOOT.replace(
         "main()\n",
         f"""
 async def resolve(name, port):
@@ -228,12 +227,14 @@ egress.Egress.__init__.__kwdefaults__.update(
 main()
 """,
     )
-    command = [boot if part == runtime._BOOT else part for part in runtime._SUPERVISOR]
-    monkeypatch.setattr(runtime, "_SUPERVISOR", tuple(command))
-    made = LocalRuntime(state_dir, run_dir, SMALL, install_hosts=["files.test"])
-    sandbox = await made.create(metadata={}, timeout_s=60)
-    yield sandbox
-    await made.kill(sandbox.sandbox_id)
+    command = [boot if part == launch.BOOT else part for part in launch.NURSERY]
+    with closing(launch.Nursery(command)) as nursery:
+        made = LocalRuntime(
+            state_dir, run_dir, SMALL, install_hosts=["files.test"], nursery=nursery
+        )
+        sandbox = await made.create(metadata={}, timeout_s=60)
+        yield sandbox
+        await made.kill(sandbox.sandbox_id)
 
 
 FETCH = """
@@ -295,9 +296,12 @@ proxy = urllib.parse.urlsplit(os.environ["http_proxy"])
 held = socket.create_connection((proxy.hostname, proxy.port))
 held.sendall(b"CONNECT files.test:{host.port} HTTP/1.1\\r\\n\\r\\n")
 held.recv(100)
+left, leaving = os.pipe()
 if os.fork():
+    os.read(left, 1)  # before it has left, it would end with this command
     os._exit(0)
 os.setsid()
+os.write(leaving, b"x")
 with open("left", "w") as said:
     try:
         print("ended" if held.recv(1) == b"" else "heard", file=said)

@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -20,6 +21,7 @@ from generator.errors import (
 from generator.sandbox import PREVIEW_PORT, PROJECT_DIR, SandboxRuntime, Stream
 from generator.sandboxes.local import LocalRuntime, registry
 from generator.sandboxes.local.inside import agent, commands
+from generator.sandboxes.local.launch import Nursery
 from generator.sandboxes.local.registry import Info
 from generator.sandboxes.local.sandbox import LocalSandbox
 from tests.generator.local.probes import (
@@ -156,6 +158,21 @@ async def test_a_cancelled_creation_leaves_nothing(
         tasks.cancel_scope.cancel()
     assert await runtime.list({}) == []
     assert names_in(run_dir) == []
+
+
+async def test_a_nursery_that_was_killed_is_made_anew(state_dir: Path, run_dir: Path) -> None:
+    with closing(Nursery()) as nursery:
+        runtime = LocalRuntime(state_dir, run_dir, SMALL, nursery=nursery)
+        before = await runtime.create(metadata={}, timeout_s=60)
+        assert nursery.pid is not None
+        ended = {nursery.pid: os.pidfd_open(nursery.pid)}
+        os.kill(nursery.pid, signal.SIGKILL)
+        await all_ended(ended)
+        after = await runtime.create(metadata={}, timeout_s=60)
+    for sandbox in (before, after):
+        assert (await sandbox.run("true", timeout_s=20)).exit_code == 0
+        await runtime.kill(sandbox.sandbox_id)
+    assert zombies() == []
 
 
 async def test_a_sandbox_is_no_child_of_its_worker(sandbox: LocalSandbox, state_dir: Path) -> None:
