@@ -156,10 +156,15 @@ class Build:
         except RedisUnavailable as error:
             log.warning("progress_lost", job=self.job.job, error=str(error))
 
-    async def note_file(self, path: str, size_bytes: int) -> None:
-        """Show that a file was written."""
+    async def note_files(self, sizes: Mapping[str, int]) -> None:
+        """Show that files were written (path to size in bytes); their lines share a trip."""
         self.has_more.set()
-        await self.note("file", {"path": path, "size_bytes": size_bytes})
+        try:
+            async with anyio.create_task_group() as tasks:
+                for path, size_bytes in sizes.items():
+                    tasks.start_soon(self.note, "file", {"path": path, "size_bytes": size_bytes})
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     async def said(self, text: str) -> None:
         """Show what the model says, put together to lines."""
@@ -282,14 +287,14 @@ class Build:
         """This attempt's workspace; its writes are shown as progress, and hold no known secret."""
         self._has_workspace = True
 
-        async def note(path: str, size_bytes: int) -> None:
-            if path in workspace.redacted:
+        async def note(sizes: Mapping[str, int]) -> None:
+            for path in workspace.redacted & sizes.keys():
                 await self.transcript.say("note", f"a secret was taken out of {path}")
-            await self.note_file(path, size_bytes)
+            await self.note_files(sizes)
 
         workspace = Workspace(
             self.workspace_path,
-            on_file=note,
+            on_written=note,
             redact=lambda text: self.redactor.without_values(text),
         )
         return workspace

@@ -37,8 +37,8 @@ async def run_in_thread(
     The workspace's notices and the listener are called in this event loop.
     """
     async with BlockingPortal() as portal:
-        voice = _Voice(portal, listener, workspace.on_file)
-        workspace.on_file = voice.wrote
+        voice = _Voice(portal, listener, workspace.on_written)
+        workspace.on_written = voice.wrote
         run = _Run(lambda: runner.run(task, workspace, voice))
         try:
             await run.ended.wait()
@@ -117,11 +117,11 @@ class _Voice:
         self,
         portal: BlockingPortal,
         listener: Listener,
-        on_file: Callable[[str, int], Awaitable[None]],
+        on_written: Callable[[Mapping[str, int]], Awaitable[None]],
     ) -> None:
         self._portal = portal
         self._listener = listener
-        self._on_file = on_file
+        self._on_written = on_written
         self._is_cut = False
 
     def cut(self) -> None:
@@ -136,8 +136,8 @@ class _Voice:
     async def noted(self, facts: Mapping[str, Fact]) -> None:
         await self._speak(self._listener.noted, facts)
 
-    async def wrote(self, path: str, size_bytes: int) -> None:
-        await self._speak(self._on_file, path, size_bytes)
+    async def wrote(self, sizes: Mapping[str, int]) -> None:
+        await self._speak(self._on_written, sizes)
 
     async def _speak(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
         if self._is_cut:

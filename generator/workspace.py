@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-import anyio
 from anyio import to_thread
 
 from generator.errors import BadPath
@@ -25,7 +24,7 @@ _AT_ONCE = 64
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PART = ".headrace-part"
 
-OnFile = Callable[[str, int], Coroutine[Any, Any, None]]
+OnWritten = Callable[[Mapping[str, int]], Coroutine[Any, Any, None]]
 Redact = Callable[[str], str]
 
 
@@ -52,13 +51,13 @@ class Workspace:
     """The files of one job, kept in a folder of their own and written through this class only.
 
     `clear` it first: what a predecessor left half-written must not leak into a build.
-    `on_file` hears of every written file (path, size in bytes). What is written goes through
-    `redact`; `redacted` has the paths of the files in which that changed something.
+    `on_written` hears of files that were written together (path to size in bytes). What is written
+    goes through `redact`; `redacted` has the paths of the files in which that changed something.
     """
 
-    def __init__(self, root: Path, *, on_file: OnFile, redact: Redact = str) -> None:
+    def __init__(self, root: Path, *, on_written: OnWritten, redact: Redact = str) -> None:
         self.root = root
-        self.on_file = on_file
+        self.on_written = on_written
         self.redacted: set[str] = set()
         self._redact = redact
         self._is_closed = False
@@ -107,16 +106,12 @@ class Workspace:
     async def write_all(self, files: Mapping[str, str]) -> None:
         """`write` for each, in order; the first that is refused ends it.
 
-        They share a way to the disk, and their notices one to the log: ways take longer than files.
+        They share a way to the disk, and one notice: ways take longer than files.
         """
         kept = {path: self._kept(path, content) for path, content in files.items()}
         await self._put_all(kept)
-        try:
-            async with anyio.create_task_group() as tasks:
-                for path, data in kept.items():
-                    tasks.start_soon(self.on_file, path, len(data))
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+        if kept:
+            await self.on_written({path: len(data) for path, data in kept.items()})
 
     def _kept(self, path: str, content: str) -> bytes:
         """What is written of a file: no secret."""

@@ -57,13 +57,13 @@ class Run:
     wrote: dict[str, anyio.Event] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.workspace = Workspace(self.root, on_file=self._on_file)
+        self.workspace = Workspace(self.root, on_written=self._on_written)
 
-    async def _on_file(self, path: str, size_bytes: int) -> None:
-        del size_bytes
-        self.written.append(path)
-        if path in self.wrote:
-            self.wrote[path].set()
+    async def _on_written(self, sizes: Mapping[str, int]) -> None:
+        for path in sizes:
+            self.written.append(path)
+            if path in self.wrote:
+                self.wrote[path].set()
 
     async def of(self, runner: Runner, task: RunnerTask | None = None) -> Usage:
         """Run it, in the workspace that the task asks for."""

@@ -50,7 +50,7 @@ def base(goal: str) -> dict[str, bytes]:
 
 async def changed(files: Mapping[str, bytes], request: str, root: Path) -> Mapping[str, bytes]:
     """What the runner makes of a base build's files."""
-    workspace = Workspace(root, on_file=ignore)
+    workspace = Workspace(root, on_written=ignore)
     await workspace.clear()
     await workspace.load(files)
     task = RunnerTask(job="job-1", goal=request, base_files=files)
@@ -248,7 +248,7 @@ async def test_an_app_of_somebody_elses_making_is_not_touched(
 
 async def test_a_repair_leaves_the_changed_app_as_it_is(tmp_path: Path) -> None:
     files = await changed(base("a todo list"), EVERYTHING, tmp_path)
-    workspace = Workspace(tmp_path, on_file=ignore)
+    workspace = Workspace(tmp_path, on_written=ignore)
     await workspace.load(files)
     task = RunnerTask("job-1", EVERYTHING, round=2, base_files=files, failure=FAILURE)
     await TemplateRunner().run(task, workspace, Silent())

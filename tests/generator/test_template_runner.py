@@ -43,12 +43,12 @@ NASTY = (
 )
 
 
-async def ignore(path: str, size_bytes: int) -> None:
+async def ignore(sizes: Mapping[str, int]) -> None:
     pass
 
 
 async def written(goal: str, root: Path, *, broken: str | None = None) -> Mapping[str, bytes]:
-    workspace = Workspace(root, on_file=ignore)
+    workspace = Workspace(root, on_written=ignore)
     usage = await TemplateRunner(broken).run(
         RunnerTask(job="job-1", goal=goal), workspace, Silent()
     )
@@ -135,15 +135,15 @@ async def test_of_a_failure_it_learns_nothing_and_leaves_the_files_as_they_are(
     tmp_path: Path,
 ) -> None:
     before = await written("a todo list", tmp_path)
-    workspace = Workspace(tmp_path, on_file=unheard_of)
+    workspace = Workspace(tmp_path, on_written=unheard_of)
     await workspace.load(before)
     task = RunnerTask(job="job-1", goal="a todo list", round=2, base_files=before, failure=FAILURE)
     await TemplateRunner().run(task, workspace, Silent())
     assert workspace.files == before
 
 
-async def unheard_of(path: str, size_bytes: int) -> None:
-    raise AssertionError(f"{path} was written again")
+async def unheard_of(sizes: Mapping[str, int]) -> None:
+    raise AssertionError(f"{sizes} were written again")
 
 
 @pytest.mark.parametrize("broken", ["tests-once", "start-once"])
@@ -153,7 +153,7 @@ async def test_what_is_broken_once_is_mended_when_the_runner_is_told(
     whole = await written("a todo list", tmp_path / "whole")
     before = await written("a todo list", tmp_path / "broken", broken=broken)
     assert before != whole
-    workspace = Workspace(tmp_path / "broken", on_file=ignore)
+    workspace = Workspace(tmp_path / "broken", on_written=ignore)
     await workspace.load(before)
     task = RunnerTask(job="job-1", goal="a todo list", base_files=before, failure=FAILURE)
     await TemplateRunner(broken).run(task, workspace, Silent())
@@ -162,7 +162,7 @@ async def test_what_is_broken_once_is_mended_when_the_runner_is_told(
 
 async def test_an_app_is_written_anew_over_what_a_lost_worker_had_drafted(tmp_path: Path) -> None:
     whole = await written("a todo list", tmp_path / "whole")
-    workspace = Workspace(tmp_path / "again", on_file=ignore)
+    workspace = Workspace(tmp_path / "again", on_written=ignore)
     await workspace.load({"app.py": b"half", "stray.py": b"boom"})
     task = RunnerTask(job="job-1", goal="a todo list", drafted=frozenset(["app.py", "stray.py"]))
     await TemplateRunner().run(task, workspace, Silent())

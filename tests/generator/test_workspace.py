@@ -1,7 +1,7 @@
 """A workspace holds its files and nothing else, whatever a runner calls them."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,14 +20,14 @@ async def workspace(tmp_path: Path) -> AsyncIterator[Workspace]:
     """Cleared; beside it lies a file that is none of its business."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_text("untouched")
-    made = Workspace(tmp_path / "inside", on_file=heard_of)
+    made = Workspace(tmp_path / "inside", on_written=heard_of)
     await made.clear()
     yield made
     assert (tmp_path / "outside" / "secret").read_text() == "untouched"
     assert sorted(os.listdir(tmp_path)) == ["inside", "outside"]
 
 
-async def heard_of(path: str, size_bytes: int) -> None:
+async def heard_of(sizes: Mapping[str, int]) -> None:
     pass
 
 
@@ -230,12 +230,12 @@ async def test_a_text_that_no_file_can_hold_is_refused(workspace: Workspace) -> 
 async def test_files_that_are_written_together_are_told_of_in_their_order(tmp_path: Path) -> None:
     heard = []
 
-    async def listen(path: str, size_bytes: int) -> None:
-        heard.append((path, size_bytes))
+    async def listen(sizes: Mapping[str, int]) -> None:
+        heard.append(list(sizes.items()))
 
-    made = Workspace(tmp_path, on_file=listen)
+    made = Workspace(tmp_path, on_written=listen)
     await made.write_all({f"{number}.py": "x" * number for number in range(100)})
-    assert heard == [(f"{number}.py", number) for number in range(100)]
+    assert heard == [[(f"{number}.py", number) for number in range(100)]]
     assert on_disk(made) == made.files
     assert len(made.files) == 100
 
@@ -249,8 +249,8 @@ async def test_of_files_written_together_none_follows_one_that_is_refused(
 
 
 async def test_what_a_notice_raises_is_raised_as_itself(tmp_path: Path) -> None:
-    async def refuse(path: str, size_bytes: int) -> None:
-        raise RunnerFailed(path)
+    async def refuse(sizes: Mapping[str, int]) -> None:
+        raise RunnerFailed(str(sizes))
 
-    with pytest.raises(RunnerFailed, match=r"^a$"):
-        await Workspace(tmp_path, on_file=refuse).write_all({"a": "1", "b": "2"})
+    with pytest.raises(RunnerFailed, match=r"^{'a': 1, 'b': 2}$"):
+        await Workspace(tmp_path, on_written=refuse).write_all({"a": "1", "b": "22"})

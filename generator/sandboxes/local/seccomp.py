@@ -12,6 +12,7 @@ looked at, as the kernel does with those that are examined here.
 import struct
 from collections.abc import Mapping
 from errno import EAFNOSUPPORT, ENOPROTOOPT, ENOSYS, EPERM, EPROTONOSUPPORT
+from functools import cache
 from typing import NamedTuple
 
 from generator.sandboxes.local.syscalls import DENIED, FIRST_UNKNOWN
@@ -67,6 +68,7 @@ class Instruction(NamedTuple):
 Block = list[Instruction]
 
 
+@cache
 def program(machine: str) -> bytes:
     """The filter for bubblewrap's `--seccomp`. Raises `KeyError` for an unknown architecture."""
     return b"".join(struct.pack("<HBBI", *one) for one in instructions(machine))
