@@ -7,7 +7,9 @@ from generator.build import Build
 from generator.deadlines import deadline
 from generator.errors import CheckFailed, CommandTimeout, DeadlinePassed
 from generator.output import clean, last_line, tail
-from generator.sandbox import CommandResult, Sandbox
+from generator.probe import Probed, probe
+from generator.sandbox import PREVIEW_PORT, CommandResult, Sandbox
+from generator.server_tail import server_shown
 from schemas.events import MAX_OUTPUT_CHARS
 
 SERVER_LOG = ".headrace/server.log"
@@ -63,7 +65,27 @@ async def start_server(build: Build, sandbox: Sandbox, command: str) -> None:
         await sandbox.start(command, log_path=SERVER_LOG, env=environment)
 
 
-async def server_output(build: Build, sandbox: Sandbox) -> str:
+async def see_app(build: Build, sandbox: Sandbox, command: str) -> Probed:
+    """What the app that `command` has started answers; what it prints is shown meanwhile.
+
+    Raises `CheckFailed` when it does not answer as this build, `SandboxGone` when it cannot any
+    more.
+    """
+    url = sandbox.preview_url(PREVIEW_PORT)
+    async with server_shown(sandbox, SERVER_LOG, build.transcript):
+        found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
+    if found.failure is not None:
+        output = await _server_output(build, sandbox)
+        raise CheckFailed(
+            f"the app was started but {found.failure}{last_line(output)}",
+            command=command,
+            exit_code=None,
+            output=output,
+        )
+    return found
+
+
+async def _server_output(build: Build, sandbox: Sandbox) -> str:
     """The tail of what the app has printed; "" where there is nothing to read."""
     try:
         with deadline(build.deadlines.call_s, "reading the app's output"):

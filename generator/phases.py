@@ -9,16 +9,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from generator.app_manifest import app_commands
-from generator.app_runs import SERVER_LOG, run_command, server_output, start_server
+from generator.app_runs import run_command, see_app, start_server
 from generator.build import Build
 from generator.coding import write_code
-from generator.errors import CheckFailed
-from generator.output import last_line, tail
-from generator.probe import probe
+from generator.output import tail
 from generator.provisioning import provide, stumbled, surviving
 from generator.retrying import retrying
-from generator.sandbox import PREVIEW_PORT
-from generator.server_tail import server_shown
 from schemas import Phase
 from schemas.commands import CompletePhase
 from schemas.events import Fact
@@ -111,17 +107,7 @@ async def _checks(build: Build) -> CompletePhase:
     start = partial(start_server, build, sandbox, commands.start)
     await retrying(build, "start", start, again=stumbled, tries=COMMAND_TRIES)
     start_ms = _ms(start_started)
-    url = sandbox.preview_url(PREVIEW_PORT)
-    async with server_shown(sandbox, SERVER_LOG, build.transcript):
-        found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
-    if found.failure is not None:
-        output = await server_output(build, sandbox)
-        raise CheckFailed(
-            f"the app was started but {found.failure}{last_line(output)}",
-            command=commands.start,
-            exit_code=None,
-            output=output,
-        )
+    found = await see_app(build, sandbox, commands.start)
     return CompletePhase(
         Phase.CHECKS,
         _ms(started),

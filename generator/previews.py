@@ -12,11 +12,11 @@ import structlog
 
 from eventstore import EventStoreError
 from generator.app_manifest import app_commands
-from generator.app_runs import server_output, start_server
+from generator.app_runs import see_app, start_server
 from generator.build import Build
 from generator.deadlines import deadline
-from generator.errors import CheckFailed, GenerationError, SandboxGone, WorkersLost
-from generator.output import for_people, last_line
+from generator.errors import GenerationError, SandboxGone, WorkersLost
+from generator.output import for_people
 from generator.probe import probe
 from generator.provisioning import provide, surviving
 from generator.sandbox import PREVIEW_PORT
@@ -58,16 +58,8 @@ async def _answering(build: Build) -> ResumePreview:
     assert build.job.sandbox_ends_at is not None  # noqa: S101 - recorded with it
     sandbox, start = build.sandbox, app_commands(await build.files()).start
     await start_server(build, sandbox, start)
+    await see_app(build, sandbox, start)
     url = sandbox.preview_url(PREVIEW_PORT)
-    found = await probe(url, build.marker, timeout_s=build.deadlines.probe_s)
-    if found.failure is not None:
-        output = await server_output(build, sandbox)
-        raise CheckFailed(
-            f"the app was started but {found.failure}{last_line(output)}",
-            command=start,
-            exit_code=None,
-            output=output,
-        )
     return ResumePreview(sandbox.sandbox_id, url, build.job.sandbox_ends_at)
 
 

@@ -109,9 +109,13 @@ async def _held_by(build: Build, sandbox: Sandbox) -> Mapping[str, bytes] | None
 
     None where that cannot be known: it is of no use then.
     """
-    try:
+
+    async def ask() -> str:
         with deadline(build.deadlines.call_s, "asking the sandbox what it holds"):
-            held = (await sandbox.read_file(HELD)).decode(errors="replace")
+            return (await sandbox.read_file(HELD)).decode(errors="replace")
+
+    try:
+        held = await retrying(build, "ask_sandbox", ask, again=stumbled, tries=SANDBOX_TRIES)
         if _DIGEST.fullmatch(held):
             return await build.files_of(held)
     except (FileNotFoundError, ArtifactMissing):

@@ -252,6 +252,7 @@ class ScriptedSandbox:
 
     async def read_file(self, path: str) -> bytes:
         self._check_living()
+        self._break_off(f"read {path}")
         try:
             return self.files[path]
         except KeyError:

@@ -11,7 +11,7 @@ from schemas import Job, Preview, Status
 from schemas.commands import ExpirePreview, PausePreview, RequestPreview
 from schemas.events import PreviewExpired, PreviewResumed, SandboxCreated
 from tests.generator.builds import Builds, previews
-from tests.generator.doubles import ScriptedRunner, ScriptedRuntime
+from tests.generator.doubles import PATIENCE_S, ScriptedRunner, ScriptedRuntime
 
 pytestmark = pytest.mark.anyio
 
@@ -83,6 +83,22 @@ async def test_an_expired_preview_is_made_anew_from_the_builds_files(builds: Bui
         "PreviewResumed",
     ]
     assert not await builds.handler.store.work.is_in_hand(first.ref)
+
+
+async def test_a_sandbox_that_ends_under_the_app_it_is_to_show_is_made_anew_at_once(
+    builds: Builds,
+) -> None:
+    runtime = ScriptedRuntime()
+    async with previews(runtime):
+        service, first = await built(builds, runtime)
+        await runtime.kill("sb-1")
+        await builds.handler.handle(first.ref, ExpirePreview("time-out"))
+        await asked(builds, first)
+        runtime.dies_on = ["start"]
+        service = builds.service(None, runtime, probe_s=10 * PATIENCE_S)
+        with anyio.fail_after(PATIENCE_S):
+            job = await service.execute_build(await builds.claim("w2"))
+    assert (job.preview, job.sandbox_id) == (Preview.RUNNING, "sb-3")
 
 
 @pytest.mark.parametrize("fate", ["gone", "silent"])

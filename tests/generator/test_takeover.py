@@ -20,6 +20,7 @@ from schemas.events import (
     Limits,
     Metered,
     PhaseCompleted,
+    RetryScheduled,
     SandboxCreated,
 )
 from tests.generator.builds import Builds, previews
@@ -119,6 +120,21 @@ async def test_a_living_sandbox_is_gone_on_with_and_what_runs_in_it_is_ended(
     again = [command] if command == "test" else ["install", "test"]
     first_time = ["install", "test"] if command == "test" else ["install"]
     assert sandbox.commands == [*first_time, *again, "start"]
+
+
+async def test_a_sandbox_that_cannot_be_asked_at_once_is_asked_again(builds: Builds) -> None:
+    first = await builds.claimed()
+    runner, runtime = ScriptedRunner(), ScriptedRuntime(hang_on="test")
+    service = builds.service(runner, runtime)
+    async with builds.interrupted(service, first, runtime.hanging.wait):
+        pass
+    runtime.hang_on, runtime.breaks_off = None, ["read .headrace/manifest"]
+    second = await builds.taken_over(first)
+    async with previews(runtime):
+        job = await service.execute_build(second)
+    assert (job.status, job.sandbox_id) == (Status.READY, "sb-1")
+    (retry,) = await builds.told(second, RetryScheduled)
+    assert (retry.phase, retry.step) == (Phase.CHECKS, "ask_sandbox")
 
 
 async def test_a_sandbox_that_has_ended_is_made_anew_from_the_manifest(builds: Builds) -> None:
