@@ -24,7 +24,14 @@ from benchmarks.worker import WorkerProcess, workers
 from eventstore import CommandHandler, EventStore, Hub, JobEvent, connect_redis, follow
 from schemas import JobRef, RecordedEvent
 from schemas.commands import RequestBuild, RequestCancel
-from schemas.events import JobCancelled, JobQueued, JobReady, JobStarted, PhaseStarted
+from schemas.events import (
+    TERMINAL_TYPES,
+    JobCancelled,
+    JobQueued,
+    JobReady,
+    JobStarted,
+    PhaseStarted,
+)
 from service.embedded import Servers
 
 EVENTS = 55_000
@@ -234,6 +241,8 @@ async def _cancelled(jobs: int, hub: Hub) -> list[Row]:
                 elif isinstance(event.payload, JobCancelled):
                     took_ms.append((time.perf_counter() - began) * 1000)
                     break
+                elif event.type in TERMINAL_TYPES:
+                    raise RuntimeError(f"the job to be cancelled ended before: {event.payload}")
     return [Row("cancel_p99_ms", _p99(took_ms), "ms", "the limit", 1_000.0)]
 
 

@@ -29,7 +29,8 @@ async def expect_sandbox(build: Build) -> None:
     Raises `SandboxUnavailable` where that is plain now: before any code is paid for.
     """
     job = build.job
-    if job.current_phase in (Phase.SCAFFOLD, Phase.CODE) and not (job.sandbox_id or job.in_place):
+    will_make_one = build.sandbox_runtime_factory and not (job.sandbox_id or job.in_place)
+    if will_make_one and job.current_phase in (Phase.SCAFFOLD, Phase.CODE):
         await build.runtime().prepare()
 
 
