@@ -5,6 +5,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from eventstore.connection import redis_errors
+from eventstore.trips import Trips
 
 Fields = dict[bytes, bytes]
 StreamEntry = tuple[str, Fields]
@@ -16,6 +17,13 @@ async def stream_range(
     """Entries behind id `after` (from the beginning when None), in order."""
     with redis_errors():
         found: Any = await redis.xrange(key, f"({after}" if after else "-", count=count)
+    return [(entry_id.decode(), fields) for entry_id, fields in found]
+
+
+async def stream_begin(trips: Trips, key: str, *, count: int) -> list[StreamEntry]:
+    """A stream's first entries, in order; shares a trip with whatever else is due."""
+    with redis_errors():
+        found: Any = await trips("XRANGE", key, "-", "+", "COUNT", count)
     return [(entry_id.decode(), fields) for entry_id, fields in found]
 
 

@@ -26,7 +26,14 @@ from eventstore.errors import (
 )
 from eventstore.keys import Keys
 from eventstore.quotas import DayLimits, Quotas, counts_of, day_of
-from eventstore.reading import hash_fields, server_time_ms, stream_end, stream_exact, stream_range
+from eventstore.reading import (
+    hash_fields,
+    server_time_ms,
+    stream_begin,
+    stream_end,
+    stream_exact,
+    stream_range,
+)
 from eventstore.scripts import refusal
 from eventstore.verification import SealedScripts, Verification
 from eventstore.work import Claim, Work
@@ -69,16 +76,11 @@ FRESH_S = LEAST_STREAM_LIFE_S / 2  # the other half is for clocks that disagree
 
 # What an append says to the script about its events. A preview that is asked for is work as a job
 # is, from the request to whatever ends it.
-_MEANING: Mapping[str, tuple[type, ...]] = {
-    "queued": (JobQueued, PreviewRequested),
-    "ready": (JobReady,),
-    "ended": (
-        JobReady,
-        JobFailed,
-        JobCancelled,
-        PreviewResumed,
-        PreviewPaused,
-        PreviewExpired,
+_MEANING: Mapping[str, frozenset[type]] = {
+    "queued": frozenset({JobQueued, PreviewRequested}),
+    "ready": frozenset({JobReady}),
+    "ended": frozenset(
+        {JobReady, JobFailed, JobCancelled, PreviewResumed, PreviewPaused, PreviewExpired}
     ),
 }
 # A backslash that is not itself escaped, and what JSON writes for a NUL.
@@ -181,11 +183,8 @@ class EventStore:
             keys.command(tenant, command.id) if command else keys.meta,
         ]
         payloads = [event.payload for event in events]
-        meaning = [
-            word
-            for word, kinds in _MEANING.items()
-            if any(isinstance(payload, kinds) for payload in payloads)
-        ]
+        kinds = set(map(type, payloads))
+        meaning = [word for word, those in _MEANING.items() if not those.isdisjoint(kinds)]
         if meaning:
             names += [
                 keys.builds,
@@ -366,7 +365,7 @@ class EventStore:
         of progress lines between.
         """
         key = self.keys(ref.tenant).job(ref.job)
-        entries = await stream_range(self.redis, key, count=FIRST_ENTRIES)
+        entries = await stream_begin(self.scripts.plain.trips, key, count=FIRST_ENTRIES)
         if not entries:
             return await self.archive.read_job(ref.tenant, ref.job, decode=decode)
         found = [fields for _, fields in entries if b"type" in fields]

@@ -9,6 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from itertools import accumulate
 from typing import Any, TypeVar, cast
 
@@ -36,6 +37,12 @@ _WRAP = re.compile(
 )
 
 T = TypeVar("T")
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass; of anything else none."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
 
 
 class Redactor:
@@ -82,9 +89,13 @@ class Redactor:
             redacted = {self.within(key): self.within(value) for key, value in whole.items()}
         elif isinstance(whole, (list, tuple)):
             redacted = type(whole)(map(self.within, whole))
-        elif is_dataclass(whole) and not isinstance(whole, type):
-            told = {field.name: getattr(whole, field.name) for field in fields(whole)}
-            redacted = replace(whole, **self.within(told))
+        elif names := _field_names(cast("type", type(whole))):
+            changed = {
+                name: told
+                for name in names
+                if (told := self.within(value := getattr(whole, name))) is not value
+            }
+            redacted = replace(cast("Any", whole), **changed) if changed else whole
         return cast("T", redacted)
 
     def stream(self) -> "Stream":

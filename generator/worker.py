@@ -1,6 +1,7 @@
 """Takes jobs that may run, as many as it has slots for, and sees each of them to its end."""
 
 import asyncio
+import math
 import os
 import secrets
 import socket
@@ -26,7 +27,7 @@ from generator.heart import Heart
 from generator.service import GenerationService
 
 LOOK_AGAIN_S = 1.0
-_LOOKS_PER_LEASE = 8  # so that a dead worker's jobs wait little longer than its lease
+_LOOKS_PER_LEASE = 16  # so that a dead worker's jobs wait little longer than its lease
 _BACKOFF_S = 0.5
 _RELEASE_S = 5.0
 
@@ -63,7 +64,7 @@ class Worker:
         self._slots = slots
         self._running = 0
         self._next_partition = 0
-        self._all_were_asked = False
+        self._ask_all_at = -math.inf
         self._waker: Waker | None = None
         self._grace_s: float | None = None
         self._ended = anyio.Event()
@@ -111,16 +112,20 @@ class Worker:
     async def _claim_round(self, tasks: TaskGroup, waker: WorkWaker) -> None:
         """Ask each partition once for what fits; begin one further on each time, to be fair.
 
-        Those that rang come first where nothing waits in the others: they were all asked before.
+        Where nothing waited lately, only those that rang are asked. What nobody rings for, jobs of
+        a dead worker, is found when all are asked again.
         """
         first, partitions = self._next_partition, self._store.partitions
         self._next_partition = (first + 1) % partitions
-        in_turn = [(first + offset) % partitions for offset in range(partitions)]
-        rung = waker.take()
-        if self._all_were_asked:
-            in_turn.sort(key=lambda partition: partition not in rung)
-        self._all_were_asked = False
-        for partition in in_turn:
+        now, rung = anyio.current_time(), waker.take()
+        asks_all = now >= self._ask_all_at
+        ask_all_at = now + self._look_again_s if asks_all else self._ask_all_at
+        # Unless this round gets through, there may be work anywhere.
+        self._ask_all_at = -math.inf
+        for offset in range(partitions):
+            partition = (first + offset) % partitions
+            if not (asks_all or partition in rung):
+                continue
             free = self._slots - self._running
             if free <= 0 or self._grace_s is not None:
                 return
@@ -130,7 +135,8 @@ class Worker:
                 # Begun at once: a claim kept for later would be lost with whatever comes between.
                 self._running += 1
                 tasks.start_soon(self._run_claim, claim, waker)
-        self._all_were_asked = self._running < self._slots
+        if self._running < self._slots:
+            self._ask_all_at = ask_all_at
 
     async def _run_claim(self, claim: Claim, waker: Waker) -> None:
         facts = {"job": claim.ref.job, "attempt": claim.attempt, "worker": self.name}

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import anyio
@@ -11,6 +12,7 @@ import pytest
 from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 from redis.asyncio import Redis
+from redis.exceptions import DataError
 
 from eventstore import (
     Archive,
@@ -20,6 +22,7 @@ from eventstore import (
     connect_redis,
     open_log,
 )
+from eventstore.connection import Pool
 from eventstore.reading import stream_end
 from schemas import JobRef, NewEvent
 from schemas.events import CancelRequested, JobQueued
@@ -131,6 +134,21 @@ async def answering(folder: Path, *answers: bytes) -> AsyncIterator[tuple[str, l
 
 
 # --- connections ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["plain", "ä€😀", "", b"\xff\x00", 0, -7, 2**60, 1.5, b"x" * 100_000, memoryview(b"ab")],
+)
+def test_commands_are_written_as_the_driver_would(argument: Any) -> None:
+    connection = Pool().make_connection()
+    drivers = type(connection).pack_command(connection, "CONFIG GET", argument)
+    assert b"".join(connection.pack_command("CONFIG GET", argument)) == b"".join(drivers)
+
+
+def test_what_redis_has_no_form_for_is_refused() -> None:
+    with pytest.raises(DataError):
+        Pool().make_connection().pack_command("SET", "key", None)  # type: ignore[arg-type]
 
 
 async def test_an_append_over_a_connection_that_was_cut_goes_over_a_new_one(

@@ -2,12 +2,22 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
+import pytest
+from redis.asyncio.client import Pipeline
 
-from eventstore import CommandHandler, EventStore, RedisUnavailable, VersionConflict, connect_redis
+from eventstore import (
+    CommandHandler,
+    EventStore,
+    LogDamaged,
+    RedisUnavailable,
+    VersionConflict,
+    connect_redis,
+)
 from eventstore.scripts import Scripts
 from schemas import JobRef, NewEvent
 from schemas.commands import RequestBuild
@@ -55,6 +65,48 @@ async def test_appends_that_are_due_together_are_answered_each_for_itself(
             tasks.start_soon(append, number)
     assert sorted(conflicts) == sorted((refs[number].job, number) for number in range(0, 20, 2))
     assert await versions(store, refs) == [1, 2] * 10
+
+
+async def test_a_job_that_is_read_shares_the_trip_of_appends(
+    handler: CommandHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, trips = handler.store, list[int]()
+    refs = await queued(handler, 3)
+    execute = Pipeline.execute
+
+    async def counting(pipeline: Pipeline, *args: Any, **options: Any) -> Any:
+        trips.append(len(pipeline.command_stack))
+        return await execute(pipeline, *args, **options)
+
+    monkeypatch.setattr(Pipeline, "execute", counting)
+    async with anyio.create_task_group() as tasks:
+        for ref in refs[:2]:
+            tasks.start_soon(
+                lambda ref: store.append(ref, "shop", [cancelling()], expected_version=1), ref
+            )
+        tasks.start_soon(store.read_job, refs[2])
+    assert trips == [3]
+    assert await versions(store, refs) == [2, 2, 1]
+
+
+async def test_who_reads_a_key_that_holds_something_else_is_told_alone(
+    handler: CommandHandler,
+) -> None:
+    store = handler.store
+    refs = await queued(handler, 2)
+    await store.redis.set(store.keys(TENANT).job("broken"), "x")
+    told: list[str] = []
+
+    async def read(ref: JobRef) -> None:
+        try:
+            told.append(f"{len(await store.read_job(ref))} events")
+        except LogDamaged:
+            told.append("damaged")
+
+    async with anyio.create_task_group() as tasks:
+        for ref in (refs[0], JobRef(TENANT, "broken"), refs[1]):
+            tasks.start_soon(read, ref)
+    assert sorted(told) == ["1 events", "1 events", "damaged"]
 
 
 async def test_whoever_is_cancelled_takes_nobody_else_along(handler: CommandHandler) -> None:

@@ -1,5 +1,6 @@
 """Workers: what they take, what they give back, and how long it stays theirs."""
 
+import math
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -106,7 +107,7 @@ async def test_an_idle_worker_is_woken_by_new_work(
         assert service.running[0].ref == ref
 
 
-async def test_where_it_rang_is_asked_first_unless_work_waits_elsewhere(
+async def test_only_where_it_rang_is_asked_unless_work_may_wait_elsewhere(
     handler: CommandHandler, hub: Hub, heart: Heart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, asked = handler.store, list[int]()
@@ -119,13 +120,15 @@ async def test_where_it_rang_is_asked_first_unless_work_waits_elsewhere(
     monkeypatch.setattr(store.work, "claim", asking)
     service, waker = SlowService(handler), WorkWaker()
     worker = Worker(store, hub, service, heart, lease_ms=LEASE_MS, slots=1)
+    worker._look_again_s = math.inf
     async with anyio.create_task_group() as tasks:
         for _ in range(2):
             waker.ring(3)
             await worker._claim_round(tasks, waker)
         # At first it does not know yet whether anything waits.
-        assert asked == [0, 1, 2, 3, 3, 1, 2, 0]
+        assert asked == [0, 1, 2, 3, 3]
         asked.clear()
+        waker.ring(2)
         await queue(handler, ONE_PER_PARTITION[2])
         await worker._claim_round(tasks, waker)
         waker.ring(0)
@@ -134,8 +137,28 @@ async def test_where_it_rang_is_asked_first_unless_work_waits_elsewhere(
         while worker.running:
             await anyio.lowlevel.checkpoint()
         await worker._claim_round(tasks, waker)
-        # The one slot was taken before all had been asked.
+        # The one slot was taken meanwhile.
         assert asked == [2, 3, 0, 1, 2]
+
+
+async def test_all_are_asked_again_after_a_while_also_when_only_one_rings(
+    handler: CommandHandler, hub: Hub, heart: Heart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, asked = handler.store, list[int]()
+
+    async def asking(partition: int, *_: Any, **__: Any) -> list[Claim]:
+        asked.append(partition)
+        return []
+
+    monkeypatch.setattr(store.work, "claim", asking)
+    waker = WorkWaker()
+    worker = Worker(store, hub, SlowService(handler), heart, lease_ms=LEASE_MS, slots=1)
+    worker._look_again_s = 0.0  # a while that has always passed
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            waker.ring(3)
+            await worker._claim_round(tasks, waker)
+    assert asked == [0, 1, 2, 3, 1, 2, 3, 0]
 
 
 async def test_a_worker_that_ends_hands_its_jobs_back(
