@@ -64,6 +64,7 @@ class Worker:
         self._slots = slots
         self._running = 0
         self._next_partition = 0
+        self._to_ask: set[int] = set()
         self._ask_all_at = -math.inf
         self._waker: Waker | None = None
         self._grace_s: float | None = None
@@ -110,33 +111,33 @@ class Worker:
                 await waker.wait(self._look_again_s)
 
     async def _claim_round(self, tasks: TaskGroup, waker: WorkWaker) -> None:
-        """Ask each partition once for what fits; begin one further on each time, to be fair.
+        """Ask each partition that may have work for what fits; begin one further on each time.
 
-        Where nothing waited lately, only those that rang are asked. What nobody rings for, jobs of
-        a dead worker, is found when all are asked again.
+        One that gave less than it was asked for has none until it rings. What nobody rings for,
+        jobs of a dead worker, is found when all are asked again.
         """
         first, partitions = self._next_partition, self._store.partitions
         self._next_partition = (first + 1) % partitions
-        now, rung = anyio.current_time(), waker.take()
-        asks_all = now >= self._ask_all_at
-        ask_all_at = now + self._look_again_s if asks_all else self._ask_all_at
-        # Unless this round gets through, there may be work anywhere.
-        self._ask_all_at = -math.inf
+        self._to_ask |= waker.take()
+        if anyio.current_time() >= self._ask_all_at:
+            self._to_ask |= set(range(partitions))
+            self._ask_all_at = anyio.current_time() + self._look_again_s
         for offset in range(partitions):
             partition = (first + offset) % partitions
-            if not (asks_all or partition in rung):
+            if partition not in self._to_ask:
                 continue
             free = self._slots - self._running
             if free <= 0 or self._grace_s is not None:
                 return
-            for claim in await self._store.work.claim(
+            claims = await self._store.work.claim(
                 partition, self.name, free_slots=free, lease_ms=self._lease_ms
-            ):
+            )
+            if len(claims) < free:
+                self._to_ask.discard(partition)
+            for claim in claims:
                 # Begun at once: a claim kept for later would be lost with whatever comes between.
                 self._running += 1
                 tasks.start_soon(self._run_claim, claim, waker)
-        if self._running < self._slots:
-            self._ask_all_at = ask_all_at
 
     async def _run_claim(self, claim: Claim, waker: Waker) -> None:
         facts = {"job": claim.ref.job, "attempt": claim.attempt, "worker": self.name}

@@ -137,8 +137,8 @@ async def test_only_where_it_rang_is_asked_unless_work_may_wait_elsewhere(
         while worker.running:
             await anyio.lowlevel.checkpoint()
         await worker._claim_round(tasks, waker)
-        # The one slot was taken meanwhile.
-        assert asked == [2, 3, 0, 1, 2]
+        # The one slot was taken when 0 rang; and 2, which gave all it was asked for, may have more.
+        assert asked == [2, 0, 2]
 
 
 async def test_all_are_asked_again_after_a_while_also_when_only_one_rings(
