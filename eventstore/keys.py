@@ -32,6 +32,11 @@ class Keys:
         return f"hr:{{{self.partition}}}:runs"
 
     @property
+    def cancelling(self) -> str:
+        """Sorted set: jobs that are being cancelled, or were until the next claim: oldest first."""
+        return f"hr:{{{self.partition}}}:cancelling"
+
+    @property
     def bell(self) -> str:
         """Stream, short and capped: "this job has news". Wakes, never informs."""
         return f"hr:{{{self.partition}}}:bell"

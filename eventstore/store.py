@@ -51,6 +51,7 @@ from schemas import (
 )
 from schemas.envelope import Decode
 from schemas.events import (
+    CancelRequested,
     JobCancelled,
     JobFailed,
     JobQueued,
@@ -194,6 +195,9 @@ class EventStore:
                 keys.work("high"),
                 keys.work("normal"),
             ]
+        if any(isinstance(payload, CancelRequested) for payload in payloads):
+            meaning.append("cancelling")
+            names.append(keys.cancelling)
         if any(gets_further(payload) for payload in payloads):
             meaning.append("further")
         counts = counts_of(payloads, wall_ms)

@@ -56,13 +56,14 @@ class Work:
         """Take up to `free_slots` jobs of a partition: abandoned ones, then new ones.
 
         A job is abandoned when its lease of `lease_ms` passed without a heartbeat, or at once when
-        it was handed back.
+        it was handed back. One that is being cancelled is taken beyond the slots, also with none
+        free: whoever waits for its end is not to wait for the work of others.
         """
         keys = self._keys[partition]
         answer = await self._scripts(
             partition,
             "claim",
-            [keys.meta, keys.runs, keys.work("high"), keys.work("normal")],
+            [keys.meta, keys.runs, keys.work("high"), keys.work("normal"), keys.cancelling],
             [worker, free_slots, lease_ms],
         )
         if answer[0] != b"ok":

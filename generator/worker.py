@@ -1,4 +1,7 @@
-"""Takes jobs that may run, as many as it has slots for, and sees each of them to its end."""
+"""Takes jobs that may run, as many as it has slots for, and sees each of them to its end.
+
+Jobs to be cancelled that were abandoned come on top: to end one is little work.
+"""
 
 import asyncio
 import math
@@ -114,20 +117,22 @@ class Worker:
         """Ask each partition that may have work for what fits; begin one further on each time.
 
         One that gave less than it was asked for has none until it rings. What nobody rings for,
-        jobs of a dead worker, is found when all are asked again.
+        jobs of a dead worker, is found when all are asked again; of those what is to be cancelled
+        also with no slot free.
         """
         first, partitions = self._next_partition, self._store.partitions
         self._next_partition = (first + 1) % partitions
         self._to_ask |= waker.take()
-        if anyio.current_time() >= self._ask_all_at:
+        asks_all = anyio.current_time() >= self._ask_all_at
+        if asks_all:
             self._to_ask |= set(range(partitions))
             self._ask_all_at = anyio.current_time() + self._look_again_s
         for offset in range(partitions):
             partition = (first + offset) % partitions
             if partition not in self._to_ask:
                 continue
-            free = self._slots - self._running
-            if free <= 0 or self._grace_s is not None:
+            free = max(self._slots - self._running, 0)
+            if not (free or asks_all) or self._grace_s is not None:
                 return
             claims = await self._store.work.claim(
                 partition, self.name, free_slots=free, lease_ms=self._lease_ms

@@ -4,12 +4,13 @@ KEYS   1 meta   2 log   3 the job's stream   4 runs   5 bell
        6 cmd (any key of the partition when there is no command id)
        and, for an append that queues or ends the job:
        7 builds   8 tenants   9 caps   10 waiting:<tenant>   11 work:high   12 work:normal
+       then, for one that asks a worker to cancel the job: cancelling
        and last, where there is something to count: day:<tenant>:<day>
 ARGV   1 lineage   2 the server it was verified on   3 expected version
        4 tenant   5 project   6 job   7 work class
        8 owner, 9 attempt: of the worker that appends; '' for a command from outside
-       10 what the events mean for the job, in words: queued, ready, ended, further (than any
-          attempt before); only the caller knows what each version of an event means
+       10 what the events mean for the job, in words: queued, ready, ended, cancelling, further
+          (than any attempt before); only the caller knows what each version of an event means
        11 request hash, 12 life of the result in ms; '' when there is no command id
        13 proposed build number; '' unless a JobReady is among the events
        14 cap of a tenant without one of its own   15 how many jobs of a tenant may wait
@@ -31,8 +32,10 @@ lose large integers.
 local FIXED, PER_EVENT, GROUP = 18, 6, 'generators'
 local COUNTED, DAY_LIVES_S = {'jobs', 'tokens', 'nano_usd', 'wall_ms'}, 172800
 local count = tonumber(ARGV[18])
+local means = {}
+for word in string.gmatch(ARGV[10] or '', '%a+') do means[word] = true end
 local day = ARGV[16] ~= '' and KEYS[#KEYS]
-local named = #KEYS - (day and 1 or 0)
+local named = #KEYS - (day and 1 or 0) - (means.cancelling and 1 or 0)
 local bookkeeping = named == 12
 if not (bookkeeping or named == 6) or not count or #ARGV ~= FIXED + count * PER_EVENT then
   return redis.error_reply('HEADRACE append: wrong number of keys or arguments')
@@ -88,8 +91,6 @@ end
 
 local tenant, project = ARGV[4], ARGV[5]
 
-local means = {}
-for word in string.gmatch(ARGV[10], '%a+') do means[word] = true end
 local queued, ready, ended = means.queued, means.ready, means.ended
 local field, proposed = tenant .. '/' .. project, ARGV[13]
 local keys, running, cap
@@ -112,6 +113,7 @@ if queued or ended then
   end
 end
 redis.call('XLEN', KEYS[5])
+if means.cancelling then redis.call('ZCARD', KEYS[named + 1]) end
 
 -- From here on everything is written.
 for i = 1, count do
@@ -147,6 +149,8 @@ if ended and run then
   redis.call('HDEL', KEYS[4], job)
 end
 if queued or ended then admitted = admit(keys, tenant, running, cap) end
+-- Whoever claims takes it out of there when it has ended.
+if run and means.cancelling then redis.call('ZADD', KEYS[named + 1], 'NX', seq, job) end
 if run and means.further and not ended then
   -- It got further: what killed its workers before does not count against it any more.
   redis.call('HSET', KEYS[4], job, (string.gsub(redis.call('HGET', KEYS[4], job), '%d+$', '0')))

@@ -1,6 +1,6 @@
 --[[ claim: take jobs of one partition that may run now, and fence whoever had them.
 
-KEYS   1 meta   2 runs   3 work:high   4 work:normal
+KEYS   1 meta   2 runs   3 work:high   4 work:normal   5 cancelling
 ARGV   1 lineage   2 the server it was verified on
        3 worker   4 how many (free slots)   5 lease in ms
 
@@ -9,12 +9,14 @@ Result {'ok', {job, tenant, project, class, entry id, attempt, deliveries}, ...}
 
 Atomic: the entry changes hands and `runs` names the new owner in one step; from then on the
 predecessor can neither append nor report. `high` goes before `normal`, abandoned work before new.
+Abandoned jobs that are being cancelled go before all and need no free slot, some at a time.
 No takeover within one lease after the log was opened, but of what was handed back: idle times went
 on counting while the server was down, and the living have had no chance to send a heartbeat.
 ]]
 -- include: seal
 local GROUP, HANDED_BACK_MS = 'generators', 1000000000000  -- 31 years: `release` says 1970
-if #KEYS ~= 4 or #ARGV ~= 5 then
+local MOST_CANCELLED = 16
+if #KEYS ~= 5 or #ARGV ~= 5 then
   return redis.error_reply('HEADRACE claim: wrong number of keys or arguments')
 end
 local meta = redis.call('HMGET', KEYS[1], 'lineage', 'run', 'opened')
@@ -25,6 +27,7 @@ if refusal then return refusal end
 redis.call('HLEN', KEYS[2])
 redis.call('XPENDING', KEYS[3], GROUP)
 redis.call('XPENDING', KEYS[4], GROUP)
+local cancelling = redis.call('ZRANGE', KEYS[5], 0, -1)
 
 local worker, free, lease = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
@@ -50,25 +53,38 @@ local function take(work, entry)
   redis.call('HSET', KEYS[2], fields.job,
     table.concat({tenant, class, at, worker, attempt, deliveries}, ' '))
   result[#result + 1] = {fields.job, tenant, fields.project, class, at, attempt, deliveries}
-  free = free - 1
 end
 
 local silent = now - tonumber(meta[3]) >= lease and lease or HANDED_BACK_MS
+for _, job in ipairs(cancelling) do
+  local run = redis.call('HGET', KEYS[2], job)
+  if not run then
+    redis.call('ZREM', KEYS[5], job)  -- it has ended
+  elseif #result <= MOST_CANCELLED then
+    local class, at = string.match(run, '^%S+ (%S+) (%S+)')
+    local work = class == 'high' and KEYS[3] or KEYS[4]
+    local found = at ~= '-' and redis.call('XCLAIM', work, GROUP, worker, silent, at) or {}
+    for _, entry in ipairs(found) do take(work, entry) end
+  end
+end
+
+local most = free + #result  -- what was taken up to here needs no slot
 for _, work in ipairs({KEYS[3], KEYS[4]}) do
-  if free > 0 then
+  if #result < most then
     -- One call looks at ten entries per wanted one; the abandoned may stand behind the living.
     local cursor = '0-0'
     repeat
-      local answer = redis.call('XAUTOCLAIM', work, GROUP, worker, silent, cursor, 'COUNT', free)
+      local answer = redis.call('XAUTOCLAIM', work, GROUP, worker, silent, cursor,
+        'COUNT', most - #result)
       cursor = answer[1]
       for _, entry in ipairs(answer[2]) do take(work, entry) end
-    until cursor == '0-0' or free <= 0
+    until cursor == '0-0' or #result >= most
   end
 end
 for _, work in ipairs({KEYS[3], KEYS[4]}) do
-  if free > 0 then
-    local answer = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', free, 'STREAMS',
-      work, '>')
+  if #result < most then
+    local answer = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most - #result,
+      'STREAMS', work, '>')
     for _, entry in ipairs(answer and answer[1][2] or {}) do take(work, entry) end
   end
 end

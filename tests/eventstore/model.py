@@ -21,7 +21,7 @@ from eventstore import (
     VersionConflict,
 )
 from schemas import JobRef, NewEvent, Position, gets_further, partition_of
-from schemas.events import TERMINAL_TYPES, JobQueued, JobReady, PreviewExpired
+from schemas.events import TERMINAL_TYPES, CancelRequested, JobQueued, JobReady, PreviewExpired
 from tests.eventstore.view import CLASSES, Logged, Run, View
 
 
@@ -48,6 +48,8 @@ class ModelJob:
     """Whether its owner's last heartbeat is longer ago than a lease."""
     handed_back: bool = False
     """Whether it has no owner because the last one gave it back."""
+    cancelled_at: int | None = None
+    """Where the log stood when its worker was first asked to cancel it."""
 
     @property
     def version(self) -> int:
@@ -164,6 +166,8 @@ class Model:
             job.may_expire = False
         if job and job.lives and types & TERMINAL_TYPES:
             job.lives, job.ticket, job.owner, job.handed_back = False, None, None, False
+        if job and job.lives and CancelRequested.type in types and job.cancelled_at is None:
+            job.cancelled_at = partition.end.seq
         if job and job.lives and any(gets_further(event.payload) for event in events):
             job.deliveries = 0
         if types & {JobQueued.type, PreviewExpired.type, *TERMINAL_TYPES}:
@@ -244,7 +248,10 @@ class Model:
     # --- claims ----------------------------------------------------------------------------------
 
     def claim(self, partition: int, worker: str, *, free_slots: int) -> list[Claim]:
-        """Abandoned jobs before new ones, each by class and then by age."""
+        """Abandoned jobs before new ones, each by class and then by age.
+
+        Before all, and beyond the slots, those that are being cancelled, by when that was asked.
+        """
         may_be_silent = not self.partitions[partition].opened_lately
         runnable = self._runnable(partition)
         abandoned = [
@@ -253,7 +260,12 @@ class Model:
             if job.handed_back or (job.owner and job.silent and may_be_silent)
         ]
         new = [job for job in runnable if not job.owner and not job.handed_back]
-        return [self._take(job, worker) for job in (abandoned + new)[:free_slots]]
+        cancelled = sorted(
+            (job for job in abandoned if job.cancelled_at is not None),
+            key=lambda job: job.cancelled_at or 0,
+        )
+        others = [job for job in abandoned + new if job not in cancelled]
+        return [self._take(job, worker) for job in cancelled + others[:free_slots]]
 
     def _runnable(self, partition: int) -> list[ModelJob]:
         return [job for name in CLASSES for job in self.work(partition, name)]

@@ -24,7 +24,7 @@ from eventstore.reading import stream_range
 from generator import GenerationService, Heart, Worker
 from generator import worker as worker_module
 from schemas import Job, JobRef
-from schemas.commands import RequestBuild, RequestCancel, StartJob
+from schemas.commands import ConfirmCancel, RequestBuild, RequestCancel, StartJob
 from service.embedded import Servers
 from tests.generator.doubles import Signal
 
@@ -104,6 +104,57 @@ async def destroy_groups(store: EventStore, *classes: str) -> None:
 
 
 # --- claim and takeover --------------------------------------------------------------------------
+
+
+async def cancelled(handler: CommandHandler, claim: Claim) -> None:
+    """As far as its worker has to hear of it."""
+    await handler.handle(claim.ref, StartJob(claim.worker, claim.attempt), claim=claim)
+    await handler.handle(claim.ref, RequestCancel(by="ann"))
+
+
+@pytest.mark.parametrize("tier", ["free", "pro"])
+async def test_an_abandoned_job_that_is_cancelled_needs_no_free_slot(
+    handler: CommandHandler, tier: str
+) -> None:
+    store = handler.store
+    lost = await claimed(handler, tier=tier)
+    await cancelled(handler, lost)
+    await fall_silent(store, await claimed(handler))  # abandoned too, and not cancelled
+    await fall_silent(store, lost)
+    assert await claim(store, "w2", slots=0) == []  # nobody is silent yet, just after the opening
+    await a_lease_passes(store)
+    (taken,) = await claim(store, "w2", slots=0)
+    assert (taken.ref, taken.worker, taken.attempt) == (lost.ref, "w2", 2)
+    assert await claim(store, "w3", slots=0) == []
+
+
+async def test_a_job_that_is_cancelled_takes_nobody_elses_slot(handler: CommandHandler) -> None:
+    lost = await claimed(handler)
+    await cancelled(handler, lost)
+    await fall_silent(handler.store, lost)
+    await a_lease_passes(handler.store)
+    new = await queue(handler)
+    taken = await claim(handler.store, "w2", slots=1)
+    assert [one.ref for one in taken] == [lost.ref, new]
+
+
+async def test_a_job_that_is_cancelled_is_left_to_its_living_worker(
+    handler: CommandHandler,
+) -> None:
+    lost = await claimed(handler)
+    await cancelled(handler, lost)
+    await a_lease_passes(handler.store)
+    assert await claim(handler.store, "w2", slots=0) == []
+
+
+async def test_a_job_that_was_cancelled_is_not_remembered(handler: CommandHandler) -> None:
+    store = handler.store
+    lost = await claimed(handler)
+    await cancelled(handler, lost)
+    assert await store.redis.exists(store.keys(TENANT).cancelling)
+    await handler.handle(lost.ref, ConfirmCancel(), claim=lost)
+    assert await claim(store, "w2", slots=0) == []
+    assert not await store.redis.exists(store.keys(TENANT).cancelling)
 
 
 async def test_of_workers_that_claim_at_once_each_gets_other_jobs(handler: CommandHandler) -> None:

@@ -59,6 +59,7 @@ class View:
 _READ = {
     "bell": "XLEN",
     "builds": "HGETALL",
+    "cancelling": "ZRANGE",
     "caps": "HGETALL",
     "cmd": "GET",
     "day": "HGETALL",

@@ -15,7 +15,7 @@ from redis import Redis as BlockingRedis
 from eventstore import Claim, CommandHandler, Hub, JobEvent, WorkWaker, follow
 from generator import Deadlines, GenerationService, Heart, Worker
 from schemas import Job, JobRef, Status
-from schemas.commands import RequestBuild
+from schemas.commands import RequestBuild, RequestCancel, StartJob
 from service.embedded import Servers
 from tests.projector.writing import ONE_PER_PARTITION
 
@@ -190,6 +190,26 @@ async def test_a_job_that_cannot_be_read_does_not_end_the_worker_of_the_others(
         fine = await queue(handler)
         await service.until_running(1)
         assert service.running[0].ref == fine
+
+
+async def test_a_full_worker_ends_what_is_cancelled_and_has_lost_its_worker(
+    handler: CommandHandler, hub: Hub, heart: Heart
+) -> None:
+    service, store = SlowService(handler), handler.store
+    async with working(handler, hub, heart, service, slots=1):
+        busy = await queue(handler)
+        await service.until_running(1)
+        lost = await queue(handler)
+        (claim,) = await store.work.claim(
+            store.partition("acme"), "gone", free_slots=1, lease_ms=LEASE_MS
+        )
+        await handler.handle(lost, StartJob("gone", 1), claim=claim)
+        await handler.handle(lost, RequestCancel(by="ann"))
+        await store.work.release(claim)  # at once, as if a lease had passed
+        waiting = await queue(handler)
+        await service.until_running(2)
+        assert {claim.ref for claim in service.running} == {busy, lost}
+        assert await store.work.is_in_hand(waiting)
 
 
 async def test_high_work_goes_before_normal_work(handler: CommandHandler) -> None:
