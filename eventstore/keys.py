@@ -67,7 +67,10 @@ class Keys:
         return f"hr:{{{self.partition}}}:secrets"
 
     def day(self, tenant: str, day: date) -> str:
-        """Hash: what a tenant has used on a day (UTC), by the fields of `Spent`. For two days."""
+        """Hash: what a tenant has used on a day (UTC), by the fields of `Spent`. For two days.
+
+        And `untold:<job>` to `<tokens> <nano_usd>`: what it has used since its last event.
+        """
         return f"hr:{{{self.partition}}}:day:{tenant}:{day.isoformat()}"
 
     @property

@@ -3,6 +3,9 @@
 So a limit is exact however many ask at once, and needs no read model. The counters are of use for
 their day only. Where they are gone (a log that was made anew) they begin with what the read model
 has of the day.
+
+What a job has used since its last event is noted beside them while it runs, so that jobs which run
+at the same time know of each other.
 """
 
 from collections.abc import Iterable
@@ -17,7 +20,8 @@ from eventstore.errors import QuotaSpent
 from eventstore.keys import Keys
 from eventstore.reading import hash_fields
 from eventstore.verification import SealedScripts
-from schemas import partition_of
+from schemas import JobRef, partition_of
+from schemas.commands import Usage
 from schemas.events import AnyPayload, JobQueued, Metered
 
 NANO = 1_000_000_000
@@ -122,6 +126,16 @@ class Quotas:
         """Let a day's counters be no lower than what is known otherwise; what they are then."""
         key = self._keys_of(tenant).day(tenant, day)
         return Spent(*await self._scripts.plain("count_from", [key], list(known)))
+
+    async def spent_with(self, ref: JobRef, day: date, untold: Usage) -> Spent:
+        """What was used on a day so far, with what its running jobs have used and no event tells.
+
+        Of this job that is `untold` from now on, until its next event tells of it.
+        """
+        tokens = min(untold.input_tokens + untold.output_tokens, _MOST)
+        nano_usd = round(min(untold.cost_usd * NANO, _MOST))
+        key = self._keys_of(ref.tenant).day(ref.tenant, day)
+        return Spent(*await self._scripts.plain("untold", [key], [ref.job, tokens, nano_usd]))
 
     async def own(self, tenant: str) -> str | None:
         """What was set for a tenant alone."""

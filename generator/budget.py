@@ -10,8 +10,9 @@ from schemas.commands import Usage
 
 N = TypeVar("N", int, float)
 
-DayLeft = Callable[[Job], Awaitable[Allowance]]
-"""What its tenant's day leaves a job, by what was counted of all the tenant's jobs so far."""
+DayLeft = Callable[[Job, Usage], Awaitable[Allowance]]
+"""What its tenant's day leaves a job, which has used so much that no event tells. Below zero where
+the tenant's jobs have used more than the day has."""
 
 
 def added(one: Usage, other: Usage) -> Usage:
@@ -84,3 +85,18 @@ def exhausted(job: Job, untold: Usage) -> str | None:
     if limits.max_cost_usd is not None and used.cost_usd >= limits.max_cost_usd:
         return f"all of its {limits.max_cost_usd:g} USD are spent"
     return None
+
+
+def day_is_over(left: Allowance) -> str | None:
+    """What the day has nothing left of; None while there is something of all."""
+    return _first_that(left, lambda amount: amount <= 0)
+
+
+def day_is_passed(left: Allowance) -> str | None:
+    """What was used more of than the day has; None while there is no such thing."""
+    return _first_that(left, lambda amount: amount < 0)
+
+
+def _first_that(left: Allowance, holds: Callable[[float], bool]) -> str | None:
+    amounts = {"tokens": left.tokens, "money": left.cost_usd}
+    return next((what for what, one in amounts.items() if one is not None and holds(one)), None)

@@ -16,13 +16,14 @@ from eventstore import (
     CommandHandler,
     EventStoreError,
     Handled,
+    PostgresUnavailable,
     ProgressLine,
     RedisUnavailable,
     patiently,
     read_progress,
 )
 from generator.artifacts import ArtifactStore
-from generator.budget import DayLeft, added, overspent
+from generator.budget import DayLeft, added, day_is_passed, overspent
 from generator.deadlines import Deadlines, Patience, deadline
 from generator.drafts import NO_DRAFT, STORE_ERRORS, Draft, Drafts
 from generator.errors import BudgetSpent, DeadlinePassed, GenerationError, SandboxUnavailable
@@ -224,6 +225,22 @@ class Build:
         self.usage = added(self._carried, usage)
         self.has_more.set()
         self.check_budget()
+        await self._check_day()
+
+    async def _check_day(self) -> None:
+        """Raises `BudgetSpent` when the tenant's jobs have used more today than they may.
+
+        A Redis that is away costs the look only: the next one sees it all.
+        """
+        if self.day_left is None or self.usage == NO_USAGE:
+            return
+        try:
+            left = await self.day_left(self.job, self.usage)
+        except (RedisUnavailable, PostgresUnavailable) as error:
+            log.warning("day_not_looked_at", job=self.job.job, error=str(error))
+            return
+        if what := day_is_passed(left):
+            raise day_spent(self.job, what)
 
     def check_budget(self) -> None:
         """Raises `BudgetSpent` when the job has used more than its limits allow."""
@@ -350,3 +367,11 @@ class Build:
         """What this round's code goes on from: the round before, else the base build, else none."""
         manifest = self.job.manifest if self.job.round > 1 else self.job.base_manifest
         return await self.files_of(manifest) if manifest else {}
+
+
+def day_spent(job: Job, what: str) -> BudgetSpent:
+    """The error for a job whose tenant's day has no more of it."""
+    return BudgetSpent(
+        f"the {what} of tenant {job.tenant} for today are used up: submit it again after midnight "
+        "UTC, or raise the quota"
+    )

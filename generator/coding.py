@@ -7,8 +7,8 @@ import anyio
 
 from eventstore import patiently
 from generator.beside import beside
-from generator.budget import allowance, exhausted, least
-from generator.build import LOG_PATIENCE_S, Build
+from generator.budget import allowance, day_is_over, exhausted, least
+from generator.build import LOG_PATIENCE_S, Build, day_spent
 from generator.deadlines import deadline
 from generator.drafts import changed
 from generator.errors import BudgetSpent, GenerationError, NeedsReview, RunnerBusy, RunnerFailed
@@ -90,13 +90,9 @@ async def _allowed(build: Build) -> Allowance:
     allowed = allowance(job, build.usage, build.handler.clock())
     if build.day_left is None:
         return allowed
-    left = await patiently(partial(build.day_left, job), LOG_PATIENCE_S)
-    if left.tokens == 0 or left.cost_usd == 0:
-        what = "tokens" if left.tokens == 0 else "money"
-        raise BudgetSpent(
-            f"the {what} of tenant {job.tenant} for today are used up: submit it again after "
-            "midnight UTC, or raise the quota"
-        )
+    left = await patiently(partial(build.day_left, job, build.usage), LOG_PATIENCE_S)
+    if what := day_is_over(left):
+        raise day_spent(job, what)
     return least(allowed, left)
 
 

@@ -26,8 +26,8 @@ from eventstore import (
 )
 from generator import Allowance
 from projector import used_on
-from schemas import Job
-from schemas.commands import RequestBuild
+from schemas import Job, JobRef
+from schemas.commands import RequestBuild, Usage
 from schemas.events import Limits, Tier
 from service.problems import NotAllowed, Unusable
 from service.tiers import Money, TierRules, Tiers
@@ -136,17 +136,23 @@ class Quotas:
         )
         return Standing(tier, rules, day, await self._spent(tenant, day_of(now)))
 
-    async def left_for(self, job: Job) -> Allowance:
-        """What the day leaves a job that runs, by what its tenant's jobs have told so far."""
+    async def left_for(self, job: Job, untold: Usage) -> Allowance:
+        """What the day leaves a job that runs, beside all that its tenant's jobs have used.
+
+        `untold`: what the job has used and no event tells. Below zero where the day has had more
+        than it has.
+        """
+        now = datetime.now(UTC)
         tier: Tier = "pro" if job.tier == "pro" else "free"
         try:
-            standing = await self.standing(job.tenant, tier, now=datetime.now(UTC))
+            standing = await self.standing(job.tenant, tier, now=now)
         except NotAllowed:  # its tenant was put on another tier meanwhile
-            standing = await self.standing(job.tenant, None, now=datetime.now(UTC))
-        day, spent = standing.day, standing.spent
+            standing = await self.standing(job.tenant, None, now=now)
+        day, ref = standing.day, JobRef(job.tenant, job.job)
+        spent = await self._store.quotas.spent_with(ref, day_of(now), untold)
         return Allowance(
-            tokens=None if day.tokens is None else max(0, day.tokens - spent.tokens),
-            cost_usd=None if day.usd is None else max(0.0, day.usd - spent.usd),
+            tokens=None if day.tokens is None else day.tokens - spent.tokens,
+            cost_usd=None if day.usd is None else round(day.usd - spent.usd, 9),
         )
 
     async def own(self, tenant: str) -> OwnQuota:

@@ -166,6 +166,7 @@ if day then
     place = place + 1
     if amount ~= '0' then redis.call('HINCRBY', day, COUNTED[place], amount) end
   end
+  redis.call('HDEL', day, 'untold:' .. job)
   redis.call('EXPIRE', day, DAY_LIVES_S)
 end
 if hash ~= '' then

@@ -32,6 +32,7 @@ from schemas.commands import (
     RequestCancel,
     StartJob,
     StartPhase,
+    Usage,
 )
 from schemas.events import CancelRequested, JobQueued
 from service.embedded import Servers
@@ -108,6 +109,7 @@ async def live(handler: CommandHandler, redis: Redis, engine: AsyncEngine) -> No
         request = RequestBuild(TENANT, "ann", PROJECT, "a list")
         await handler.handle(job, request, command_id=f"request-{job.job}")
     await store.work.set_cap(TENANT, 2)
+    await store.quotas.spent_with(moved, day_of(datetime.now(UTC)), Usage(1))
     await store.quotas.count_from(TENANT, day_of(datetime.now(UTC)), Spent(1))
 
     lost, kept = await store.work.claim(partition, "w1", free_slots=2, lease_ms=60_000)

@@ -38,7 +38,7 @@ from eventstore.scripts import Scripts, refusal
 from eventstore.verification import Verification
 from projector import Projector
 from schemas import JobRef, NewEvent, Phase
-from schemas.commands import CompletePhase, RequestBuild, StartJob, StartPhase
+from schemas.commands import CompletePhase, RequestBuild, StartJob, StartPhase, Usage
 from schemas.events import (
     CancelRequested,
     JobCancelled,
@@ -205,6 +205,7 @@ CALLS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "seed": Scene.go_on_after_expiry,
     "seed_number": Scene.ask_for_a_forgotten_number,
     "trim": Scene.trim,
+    "untold": lambda scene: scene.store.quotas.spent_with(scene.running, NOW.date(), Usage(1)),
 }
 
 

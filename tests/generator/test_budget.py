@@ -1,14 +1,16 @@
 """Budgets: what a run may use, and what happens when a job has used it."""
 
+import anyio
 import pytest
 
+from eventstore import RedisUnavailable
 from generator import Allowance
 from generator.budget import DayLeft
 from schemas import Job, Phase, Status
 from schemas.commands import Usage
 from schemas.events import JobFailed, Limits
 from tests.generator.builds import Builds, previews
-from tests.generator.doubles import ScriptedRunner, ScriptedRuntime, mended_app
+from tests.generator.doubles import PATIENCE_S, ScriptedRunner, ScriptedRuntime, mended_app
 
 pytestmark = pytest.mark.anyio
 
@@ -78,7 +80,7 @@ async def test_a_budget_that_is_spent_ends_the_repairs(builds: Builds) -> None:
 
 
 def day_with(left: Allowance) -> DayLeft:
-    async def day_left(_: Job) -> Allowance:
+    async def day_left(_: Job, __: Usage) -> Allowance:
         return left
 
     return day_left
@@ -105,3 +107,47 @@ async def test_a_job_that_was_queued_before_the_day_was_used_up_asks_no_model(
     job = await builds.service(runner, day_left=day_with(left)).execute_build(claim)
     assert (job.status, job.failure_kind, runner.runs) == (Status.FAILED, "budget", 0)
     assert "midnight UTC" in (job.error_message or "")
+
+
+def day_of(tokens: int, *, used_by_others: list[int]) -> DayLeft:
+    """A day that has so many tokens, of which others use these, one look after the other."""
+
+    async def day_left(_: Job, untold: Usage) -> Allowance:
+        others = used_by_others.pop(0)
+        return Allowance(tokens=tokens - others - untold.input_tokens - untold.output_tokens)
+
+    return day_left
+
+
+async def test_a_run_is_stopped_when_others_have_used_up_the_day_meanwhile(builds: Builds) -> None:
+    claim = await builds.claimed(limits=Limits(max_tokens=100))
+    runner = ScriptedRunner(hang=True, used_by_then=Usage(6, 5, 0.0))
+    service = builds.service(runner, day_left=day_of(100, used_by_others=[0, 90]))
+    with anyio.fail_after(PATIENCE_S):
+        job = await service.execute_build(claim)
+    assert (job.failure_kind, job.input_tokens, job.output_tokens) == ("budget", 6, 5)
+    assert "midnight UTC" in (job.error_message or "")
+    assert not runner.hanging.is_set()
+
+
+async def test_a_day_that_is_used_to_its_end_and_no_further_stops_no_run(builds: Builds) -> None:
+    claim = await builds.claimed()
+    runner, runtime = ScriptedRunner(usage=Usage(6, 4, 0.0)), ScriptedRuntime()
+    service = builds.service(runner, runtime, day_left=day_of(100, used_by_others=[89, 90]))
+    async with previews(runtime):
+        assert (await service.execute_build(claim)).status is Status.READY
+
+
+async def test_a_day_that_cannot_be_asked_stops_no_run(builds: Builds) -> None:
+    answers: list[Allowance] = [Allowance(tokens=1)]
+
+    async def day_left(_: Job, __: Usage) -> Allowance:
+        if answers:
+            return answers.pop()
+        raise RedisUnavailable("away")
+
+    claim = await builds.claimed()
+    runner, runtime = ScriptedRunner(), ScriptedRuntime()
+    service = builds.service(runner, runtime, day_left=day_left)
+    async with previews(runtime):
+        assert (await service.execute_build(claim)).status is Status.READY

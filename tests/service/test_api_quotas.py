@@ -211,6 +211,18 @@ async def test_a_running_job_is_told_what_the_jobs_before_it_have_left_of_the_da
     second = (await submit(api)).json()["job_id"]
     await use(handler, 900, 0.25)
     job = await handler.load(JobRef(TENANT, second))
-    assert await api.quotas.left_for(job) == Allowance(tokens=100, cost_usd=0.75)
+    assert await api.quotas.left_for(job, Used()) == Allowance(tokens=100, cost_usd=0.75)
     await api.quotas.set_own(TENANT, OwnQuota(tokens_a_day=10, usd_a_day=0.1))
-    assert await api.quotas.left_for(job) == Allowance(tokens=0, cost_usd=0.0)
+    assert await api.quotas.left_for(job, Used()) == Allowance(tokens=-890, cost_usd=-0.15)
+
+
+async def test_jobs_that_run_at_once_leave_each_other_what_none_has_used(
+    api: QuietApi, handler: CommandHandler
+) -> None:
+    one, other = [
+        await handler.load(JobRef(TENANT, (await submit(api)).json()["job_id"])) for _ in range(2)
+    ]
+    left_for = api.quotas.left_for
+    assert await left_for(one, Used(300, 100, 0.5)) == Allowance(tokens=600, cost_usd=0.5)
+    assert await left_for(other, Used(500, 0, 0.25)) == Allowance(tokens=100, cost_usd=0.25)
+    assert await left_for(one, Used(500, 200, 0.75)) == Allowance(tokens=-200, cost_usd=0.0)
