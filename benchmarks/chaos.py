@@ -2,7 +2,7 @@
 
 Real `./headrace worker` processes build real apps in real sandboxes, on servers that are killed
 and started again on their data. Whatever comes, each job must end once, each number be given once,
-and nothing be left behind.
+and nothing be left behind: no sandbox, and on the machine no process, cgroup, folder or socket.
 """
 
 import os
@@ -25,6 +25,7 @@ from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 from uuid6 import uuid7
 
+from benchmarks.remains import processes, sandbox_cgroups, sandbox_folders, sandbox_sockets
 from benchmarks.rows import Say, silent
 from eventstore import (
     Archive,
@@ -36,6 +37,7 @@ from eventstore import (
     open_log,
     patiently,
 )
+from generator.sandbox import SandboxInfo
 from projector import Projector, verify
 from schemas import Job, JobIsTerminal, JobRef, Phase, RecordedEvent, Status
 from schemas.commands import RequestBuild, RequestCancel
@@ -86,24 +88,32 @@ class Found:
         console.print(table)
 
 
-def bench_chaos(say: Say = silent, *, minutes: float = 1.0) -> Found:
+def bench_chaos(say: Say = silent, *, minutes: float = 1.0, seed: int | None = None) -> Found:
     """Faults for so many minutes; what was found when the jobs had ended.
 
-    It takes some three seconds to build an app in a sandbox, so that most faults meet one.
+    It takes some three seconds to build an app in a sandbox, so that most faults meet one. With a
+    seed the same faults come after the same pauses; what they meet is up to the machine.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="headrace-chaos-") as folder,
-        (Path(folder) / "chaos.log").open("w") as log_file,
-        Machines(Path(folder)) as machines,
-    ):
-        configure_logging(log_file)
-        return run(_chaos, machines, minutes * 60, say)
+    chance = random.Random(seed)  # noqa: S311 - faults, not secrets
+    with tempfile.TemporaryDirectory(prefix="headrace-chaos-") as folder:
+        home = Path(folder)
+        with (home / "chaos.log").open("w") as log_file:
+            configure_logging(log_file)
+            with Machines(home, chance) as machines:
+                storm = run(_chaos, machines, minutes * 60, chance, say)
+        wrong, ids = storm.found.wrong, storm.sandboxes
+        # When the servers have ended too.
+        wrong["processes left over"] = len(processes(home, ids))
+        wrong["cgroups left over"] = len(sandbox_cgroups(ids))
+        wrong["folders of sandboxes left over"] = len(sandbox_folders(home))
+        wrong["sockets of sandboxes left over"] = len(sandbox_sockets(home))
+        return storm.found
 
 
-async def _chaos(machines: "Machines", seconds: float, say: Say) -> Found:
+async def _chaos(machines: "Machines", seconds: float, chance: random.Random, say: Say) -> "Storm":
     async with _opened(machines.servers) as (store, engine, hub):
         projector = Projector(store, engine)
-        storm = Storm(machines, CommandHandler(store), say)
+        storm = Storm(machines, CommandHandler(store), chance, say)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hub.run)
             tasks.start_soon(projector.run, hub)
@@ -114,14 +124,15 @@ async def _chaos(machines: "Machines", seconds: float, say: Say) -> Found:
         await storm.examine()
         _, differences = await verify(engine)
         storm.found.wrong["differences of the read model"] = len(differences)
-    return storm.found
+    return storm
 
 
 class Machines:
     """The servers and the worker processes, all of which may be killed. A context manager."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, chance: random.Random) -> None:
         self._home = home
+        self._chance = chance
         self._stack = ExitStack()
         self._workers: list[subprocess.Popen[bytes]] = []
         self.runtime = make_sandbox_runtime(Settings(home=home))
@@ -139,7 +150,7 @@ class Machines:
 
     def worker(self) -> "subprocess.Popen[bytes]":
         """Any worker."""
-        return random.choice(self._workers)  # noqa: S311 - faults, not secrets
+        return self._chance.choice(self._workers)
 
     def kill_worker(self) -> None:
         """End one as a power failure would, and start another."""
@@ -222,13 +233,18 @@ async def _opened(servers: Servers) -> AsyncIterator[tuple[EventStore, AsyncEngi
 class Storm:
     """Requests, faults, and what became of the jobs."""
 
-    def __init__(self, machines: Machines, handler: CommandHandler, say: Say) -> None:
+    def __init__(
+        self, machines: Machines, handler: CommandHandler, chance: random.Random, say: Say
+    ) -> None:
         self._machines = machines
         self._handler = handler
+        self._chance = chance
         self._say = say
         self._all: list[JobRef] = []
         self._alive: dict[JobRef, Status] = {}
         self.found = Found()
+        self.sandboxes: set[str] = set()
+        """All that were seen."""
 
     async def rage(self, seconds: float) -> None:
         """Builds and faults for so long; then the builds come to their end."""
@@ -236,7 +252,7 @@ class Storm:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._build, ends)
             while time.monotonic() < ends:
-                await anyio.sleep(random.uniform(*PAUSE_S))  # noqa: S311 - faults, not secrets
+                await anyio.sleep(self._chance.uniform(*PAUSE_S))
                 await self._strike()
             self._say("waiting for the last jobs")
         self.found.wrong["jobs that did not end"] = len(self._alive)
@@ -245,6 +261,7 @@ class Storm:
         while time.monotonic() < ends + END_S:
             while len(self._alive) < AT_ONCE and time.monotonic() < ends:
                 await self._submit()
+            await self._living_sandboxes()
             for ref in list(self._alive):
                 job = await self._patiently(partial(self._handler.load, ref))
                 if job.is_terminal:
@@ -257,9 +274,9 @@ class Storm:
             await anyio.sleep(_LOOK_S)
 
     async def _submit(self) -> None:
-        tenant = random.choice(TENANTS)  # noqa: S311 - load, not secrets
+        tenant = self._chance.choice(TENANTS)
         ref = JobRef(tenant, str(uuid7()))
-        goal = random.choice(GOALS)  # noqa: S311 - load, not secrets
+        goal = self._chance.choice(GOALS)
         request = RequestBuild(tenant, "chaos", "p", goal)
         self._all.append(ref)
         await self._handler.handle(ref, request, command_id=ref.job, patience_s=PATIENCE_S)
@@ -273,7 +290,7 @@ class Storm:
             "a sandbox was killed": self._kill_sandbox,
             "a cancel was requested": self._cancel,
         }
-        name = random.choice(list(faults))  # noqa: S311 - faults, not secrets
+        name = self._chance.choice(list(faults))
         if await faults[name]():
             self.found.done[name] += 1
 
@@ -284,7 +301,7 @@ class Storm:
     async def _freeze_worker(self) -> bool:
         worker = self._machines.worker()
         worker.send_signal(signal.SIGSTOP)
-        await anyio.sleep(random.uniform(*FROZEN_S))  # noqa: S311 - faults, not secrets
+        await anyio.sleep(self._chance.uniform(*FROZEN_S))
         worker.send_signal(signal.SIGCONT)
         return True
 
@@ -295,18 +312,16 @@ class Storm:
     async def _kill_sandbox(self) -> bool:
         building = {ref.job for ref in self._alive}
         found = [
-            info
-            for info in await self._machines.runtime.list({})
-            if info.metadata.get("job") in building
+            info for info in await self._living_sandboxes() if info.metadata.get("job") in building
         ]
         if not found:
             return False
-        return await self._machines.runtime.kill(random.choice(found).sandbox_id)  # noqa: S311
+        return await self._machines.runtime.kill(self._chance.choice(found).sandbox_id)
 
     async def _cancel(self) -> bool:
         if not self._alive:
             return False
-        ref = random.choice(list(self._alive))  # noqa: S311 - faults, not secrets
+        ref = self._chance.choice(list(self._alive))
         try:
             await self._handler.handle(ref, RequestCancel("chaos"), patience_s=PATIENCE_S)
         except JobIsTerminal:
@@ -333,9 +348,14 @@ class Storm:
             given = [number for one, number in numbers.elements() if one == tenant]
             wrong["numbers given twice"] += len(given) - len(set(given))
             wrong["numbers left out"] += max(given, default=0) - len(set(given))
-        for info in await self._machines.runtime.list({}):
+        for info in await self._living_sandboxes():
             wrong["sandboxes left over"] += info.sandbox_id not in ready
             await self._machines.runtime.kill(info.sandbox_id)
+
+    async def _living_sandboxes(self) -> list[SandboxInfo]:
+        found = await self._machines.runtime.list({})
+        self.sandboxes |= {info.sandbox_id for info in found}
+        return found
 
     async def _patiently(self, action: Callable[[], Awaitable[Job]]) -> Job:
         return await patiently(action, PATIENCE_S)

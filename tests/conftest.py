@@ -35,6 +35,7 @@ settings.load_profile("suite")
 _LONG = (
     "service/test_up",
     "test_bench",
+    "test_chaos",
     "service/test_demo",
     "service/test_log_commands",
     "service/test_replay_commands",

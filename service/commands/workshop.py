@@ -58,7 +58,8 @@ def bench(
 
     chaos (--minutes 1): workers are killed and frozen, servers and sandboxes
     killed, jobs cancelled, at random, while apps are built; then a table of
-    what was done and what was found. Exit code 1 when anything was wrong.
+    what was done, what was found, and what was left over on the machine.
+    Exit code 1 when anything was wrong.
 
     follow (15,000 events, 1 min): how soon 2,000 followers have events that
     come at 500 a second, beside a limit of 50 ms; and their connections.
