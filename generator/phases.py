@@ -5,13 +5,14 @@ draft of the code, and the sandbox.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-from generator.app_manifest import app_commands
+from generator.app_manifest import MANIFEST, app_commands
 from generator.app_runs import run_command, see_app, start_server
 from generator.build import Build
 from generator.coding import write_code
+from generator.errors import CheckFailed, ManifestInvalid
 from generator.output import tail
 from generator.provisioning import provide, stumbled, surviving
 from generator.retrying import retrying
@@ -45,7 +46,6 @@ async def code(build: Build) -> CompletePhase:
     assert build.runner is not None  # noqa: S101 - without one the simulated phases run
     drafted = len(build.draft.files)
     files = await write_code(build)
-    app_commands(files)  # an app that cannot be started is refused before anything is paid for it
     return CompletePhase(
         Phase.CODE,
         _ms(started),
@@ -64,7 +64,7 @@ async def code(build: Build) -> CompletePhase:
 async def _restored(build: Build, started: float) -> CompletePhase:
     """The base's files as they are: there is nothing for a runner to do."""
     files = await build.base_files()
-    app_commands(files)
+    app_commands(files)  # refused here: nobody would mend it
     return CompletePhase(
         Phase.CODE,
         _ms(started),
@@ -80,8 +80,19 @@ async def _restored(build: Build, started: float) -> CompletePhase:
 async def deps(build: Build) -> CompletePhase:
     """Make the sandbox, put the files in, and install what the app declares."""
     started = time.monotonic()
+    _check_declared(await build.files())  # before a provider is paid for anything
     evidence = await surviving(build, partial(provide, build))
     return CompletePhase(Phase.DEPS, _ms(started), evidence=evidence)
+
+
+def _check_declared(files: Mapping[str, bytes]) -> None:
+    """Raises `CheckFailed` when the app does not declare how it is tested and started."""
+    try:
+        app_commands(files)
+    except ManifestInvalid as error:
+        raise CheckFailed(
+            str(error), command=f"read {MANIFEST}", exit_code=1, output=str(error)
+        ) from error
 
 
 async def checks(build: Build) -> CompletePhase:

@@ -52,6 +52,46 @@ async def test_a_failed_command_goes_back_to_the_runner_with_what_it_printed(
     assert runner.found[1] == second.base_files
 
 
+async def test_an_app_that_declares_no_start_goes_back_to_the_runner_before_any_sandbox_is_made(
+    builds: Builds,
+) -> None:
+    made = []
+
+    def app(task: RunnerTask) -> Mapping[str, str]:
+        made.append(len(runtime.made))
+        without = MANIFEST.replace("start =", "begin =") if task.round == 1 else MANIFEST
+        return {"headrace.toml": without, "app.py": ""}
+
+    claim = await builds.claimed()
+    runner, runtime = ScriptedRunner(app=app), ScriptedRuntime()
+    async with previews(runtime):
+        job = await builds.service(runner, runtime).execute_build(claim)
+    assert (job.status, job.round, made) == (Status.READY, 2, [0, 0])
+    (failed,) = await builds.told(claim, ChecksFailed)
+    assert (failed.phase, failed.round, failed.command) == (Phase.DEPS, 1, "read headrace.toml")
+    assert "lacks the command 'start'" in failed.message
+    second = runner.tasks[1]
+    assert second.failure is not None
+    assert "lacks the command 'start'" in second.failure.message
+    assert second.base_files["headrace.toml"] == MANIFEST.replace("start =", "begin =").encode()
+
+
+@pytest.mark.parametrize("manifest", ["", "[commands", "[commands]\ntest = 7"])
+async def test_an_app_that_goes_on_declaring_nothing_is_given_up(
+    builds: Builds, manifest: str
+) -> None:
+    claim, rounds = await builds.claimed(), []
+
+    def app(task: RunnerTask) -> Mapping[str, str]:
+        rounds.append(task.round)
+        return {"headrace.toml": manifest, "app.py": str(task.round)}
+
+    runtime = ScriptedRuntime()
+    job = await builds.service(ScriptedRunner(app=app), runtime).execute_build(claim)
+    assert (job.status, job.failure_kind, rounds) == (Status.FAILED, "needs_review", [1, 2])
+    assert not runtime.made
+
+
 async def test_in_a_repair_only_what_changed_is_written_and_what_went_is_removed(
     builds: Builds,
 ) -> None:
