@@ -175,14 +175,19 @@ class Build:
         """Keep what the runner says of how it worked."""
         self.facts = dict(facts)
 
-    async def keep_log(self) -> str | None:
+    async def keep_log(self, last_words: str | None = None) -> str | None:
         """Keep all that was said in this build; what the event that ends the job calls `log`.
+
+        Behind it `last_words`: why it ended.
 
         None when nothing was said, or it cannot be kept: a log must not keep its job from ending.
         """
         try:
             with deadline(KEEP_LOG_S, "keeping the log"):
                 await self.transcript.flush()
+                if last_words:
+                    await self.transcript.say("note", last_words)
+                    await self.transcript.flush()
                 # Of an attempt whose worker is gone there is what it has shown.
                 earlier = await self._earlier_lines() if self.claim.attempt > 1 else ()
                 content = self.transcript.whole(earlier)

@@ -315,6 +315,7 @@ class GenerationService:
     async def _fail(self, build: Build, error: Exception) -> None:
         """End the sandbox, then say so: FAILED means that nothing of the job runs any more."""
         debug_id = f"dbg-{secrets.token_hex(6)}"
+        failure = _failure(error, debug_id)
         expected = isinstance(error, GenerationError)
         log.error(
             "build_failed",
@@ -325,9 +326,9 @@ class GenerationService:
             exc_info=None if expected else error,
         )
         await end_sandboxes(build)
-        digest = await build.keep_log()
+        digest = await build.keep_log(f"the job failed: {failure.message}")
         await self._read_again(build)
-        await build.tell(replace(_failure(error, debug_id), usage=build.usage, log=digest))
+        await build.tell(replace(failure, usage=build.usage, log=digest))
 
     async def _confirm_cancel(self, build: Build) -> None:
         digest = await build.keep_log()

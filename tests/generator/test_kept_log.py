@@ -12,6 +12,7 @@ from obstore.store import MemoryStore
 
 from eventstore import Claim, CommandHandler, Hub, read_progress
 from generator import ArtifactStore, Deadlines, GenerationService, kept_lines, log_lines
+from generator.errors import RunnerFailed
 from generator.runner import Listener, RunnerTask
 from generator.workspace import Workspace
 from schemas import Job, JobRef, Status
@@ -75,13 +76,18 @@ async def kept(artifacts: ArtifactStore, job: Job) -> list[tuple[int, str, str, 
     return [(line.attempt, line.phase, line.stream, line.text) for line in kept_lines(content)]
 
 
+def but_the_reason(lines: list[tuple[int, str, str, str]]) -> list[tuple[int, str, str, str]]:
+    """What was said before it was told why the job failed."""
+    return [line for line in lines if line[2] != "note"]
+
+
 async def test_a_failed_job_keeps_all_that_was_said(
     handler: CommandHandler, artifacts: ArtifactStore, serve: Serve
 ) -> None:
     runtime = ScriptedRuntime(exit_codes={"test": 1})
     job = await serve(runtime).execute_build(await claimed(handler))
     assert job.status is Status.FAILED
-    assert await kept(artifacts, job) == [
+    assert but_the_reason(await kept(artifacts, job)) == [
         (1, "code", "model", "I write a list."),
         (1, "code", "model", "Done"),
         (1, "deps", "command", "install"),
@@ -91,13 +97,36 @@ async def test_a_failed_job_keeps_all_that_was_said(
     ]
 
 
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (RunnerFailed("no such app can be written"), "no such app can be written"),
+        (ValueError("a bug"), "something went wrong on our side"),
+    ],
+)
+async def test_a_job_that_its_runner_refuses_says_why_in_its_log(
+    handler: CommandHandler,
+    artifacts: ArtifactStore,
+    serve: Serve,
+    raised: Exception,
+    reason: str,
+) -> None:
+    runner = ScriptedRunner(raises=[raised])
+    job = await serve(ScriptedRuntime(), runner).execute_build(await claimed(handler))
+    assert job.status is Status.FAILED
+    ((attempt, phase, stream, text),) = await kept(artifacts, job)
+    assert (attempt, phase, stream) == (1, "code", "note")
+    assert text == f"the job failed: {job.error_message}"
+    assert reason in text
+
+
 async def test_what_the_started_app_says_is_in_the_log(
     handler: CommandHandler, artifacts: ArtifactStore, serve: Serve
 ) -> None:
     runtime = ScriptedRuntime(server_says="listening on 8080\nGET /healthz 500\n")
     job = await serve(runtime).execute_build(await claimed(handler))
     assert job.status is Status.FAILED  # nobody answers the probe
-    assert (await kept(artifacts, job))[-3:] == [
+    assert but_the_reason(await kept(artifacts, job))[-3:] == [
         (1, "checks", "command", "start"),
         (1, "checks", "server", "listening on 8080"),
         (1, "checks", "server", "GET /healthz 500"),
@@ -143,7 +172,7 @@ async def test_after_a_takeover_the_log_has_what_the_first_worker_has_shown(
     assert job.attempt == 2
     lines = await kept(artifacts, job)
     assert (1, "deps", "stdout", "install says hello") in lines
-    assert lines[-1] == (2, "checks", "stdout", "test says hello")
+    assert but_the_reason(lines)[-1] == (2, "checks", "stdout", "test says hello")
     assert [line[0] for line in lines] == sorted(line[0] for line in lines)
 
 
