@@ -59,6 +59,9 @@ class Watched:
     tokens: int = 0
     cost_usd: float = 0.0
     repair_cost_usd: float = 0.0
+    repair_tokens: int = 0
+    mended: list[str] = field(default_factory=list)
+    """What failed, by round, and went back to the runner."""
     steps: dict[str, Step] = field(default_factory=lambda: {name: Step() for name in _STEPS})
     log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
 
@@ -123,6 +126,7 @@ class Watched:
             case "ChecksFailed":
                 phase = data["phase"]
                 what = data["message"] or data["command"]
+                self.mended.append(f"{phase}: {_short(what, 80)}")
                 self._end(phase, "failed", at)
                 self.steps[phase].remark, self.steps[phase].retried = _short(what, 80), None
                 output = data["output"].splitlines()[-LOG_LINES:]
@@ -143,9 +147,11 @@ class Watched:
     def _count(self, data: dict[str, Any]) -> None:
         """Add what an event says was used; in a later round than the first it was for a repair."""
         self.round = data.get("round", self.round)
-        self.tokens += data.get("input_tokens", 0) + data.get("output_tokens", 0)
+        tokens = data.get("input_tokens", 0) + data.get("output_tokens", 0)
+        self.tokens += tokens
         self.cost_usd += data.get("cost_usd", 0.0)
         if self.round > 1:
+            self.repair_tokens += tokens
             self.repair_cost_usd += data.get("cost_usd", 0.0)
 
     def _take_progress(self, kind: str, data: dict[str, Any]) -> str | None:
@@ -282,6 +288,10 @@ def _ended(watched: Watched) -> str:
             lines.append(f"  Preview    [bold link]{escape(result['preview_url'])}[/]")
         if result["workspace_path"]:
             lines.append(f"  Files      {escape(result['workspace_path'])}")
+        if watched.mended:
+            used = f" ({watched.repair_tokens:,} tokens)" if watched.repair_tokens else ""
+            what = escape("; ".join(watched.mended))
+            lines.append(f"  Repairs    {len(watched.mended)}{used}: {what}")
         return "\n".join(lines)
     if watched.status == "failed":
         phase = f" in {result['phase']}" if result["phase"] else ""

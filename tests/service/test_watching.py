@@ -17,7 +17,7 @@ from schemas.events import (
 )
 from service.client import Entry
 from service.watching import Screen, Watched, summary
-from tests.histories import NOON, entered, phases, queued, started
+from tests.histories import NOON, entered, phases, queued, ready, started
 
 
 def watched(events: Sequence[Known]) -> tuple[Watched, str]:
@@ -75,6 +75,36 @@ def test_a_repair_says_what_failed_and_which_round_it_is() -> None:
     assert (seen.steps["code"].state, seen.steps["deps"].state) == ("running", "waiting")
     assert "· repair 1" in drawn(seen)
     assert "it cannot be installed" in drawn(seen)
+
+
+def test_the_end_says_how_often_was_repaired_what_had_failed_and_what_that_used() -> None:
+    def failure(phase: Phase, number: int, message: str) -> ChecksFailed:
+        return ChecksFailed(
+            phase=phase,
+            round=number,
+            fingerprint=message,
+            command="npm ci",
+            exit_code=1,
+            output="",
+            message=message,
+        )
+
+    first = [queued(), started(), *phases(Phase.CODE)]
+    repairs = [
+        failure(Phase.DEPS, 1, "it cannot be [installed]"),
+        *phases(Phase.CODE, number=2),
+        failure(Phase.CHECKS, 2, "the app's own tests fail"),
+        *phases(Phase.CODE, number=3),
+    ]
+    seen, _ = watched([*first, *repairs, ready()])
+    said = Console(file=StringIO(), width=200)
+    said.print(summary(seen), highlight=False)
+    assert said.file.getvalue().splitlines()[-2:] == [  # type: ignore[attr-defined]
+        "  Repairs    2 (26 tokens): deps: it cannot be [installed]; "
+        "checks: the app's own tests fail",
+        "  Used       39 tokens, $0.75 (repairs $0.5)",
+    ]
+    assert "Repairs" not in summary(watched([*first, ready()])[0])
 
 
 def test_a_takeover_says_who_goes_on_and_what_was_interrupted() -> None:
