@@ -7,9 +7,12 @@ app = menu(
         "instance:demo": "Build GOAL here and now, from nothing or from --base, and serve its "
         "preview until Ctrl-C.",
         "instance:up": "Run API, worker and projector on this machine until Ctrl-C.",
-        "instance:worker": "Run one more worker for the instance that runs, or for the servers "
+        "roles:api": "Run one more API, on HEADRACE_HOST and HEADRACE_PORT. `up` runs one itself.",
+        "roles:projector": "Run one more projector: it folds, archives and trims the log. `up` "
+        "runs one itself.",
+        "roles:worker": "Run one more worker for the instance that runs, or for the servers "
         "that the settings name.",
-        "instance:reaper": "Run one more reaper: it ends the sandboxes that nobody needs. `up` "
+        "roles:reaper": "Run one more reaper: it ends the sandboxes that nobody needs. `up` "
         "runs one itself.",
         "env:env": "Print how to reach the running instance, as lines for a shell to `eval`.",
         "jobs:submit": "Queue a build of GOAL with the running instance; with --base, a change of "

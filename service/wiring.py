@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import anyio
@@ -124,62 +126,104 @@ async def opened_log(settings: Settings, servers: Servers) -> AsyncIterator[Log]
 async def running(
     settings: Settings, servers: Servers, *, port: int
 ) -> AsyncIterator[tuple[Instance, Log]]:
-    """API, worker and projector together in this process, while the block runs."""
-    # Only now: commands that serve nothing start a quarter sooner without it.
-    from service.collecting import collect_daily
-    from service.quotas import Quotas
-    from service.serving import Parts, api_server, listen
-
-    listener = listen(settings.host, port)
+    """API, worker, projector and reaper together in this process, while the block runs."""
+    listener = listening(settings, port)
     async with opened_log(settings, servers) as log:
-        artifacts = make_artifacts(settings)
-        keys = KeyRing(log.engine)
-        key = local_key(settings.home)
-        await keys.add(key, tenant=LOCAL_TENANT, name="local")
-        housekeeper = Housekeeper(
-            log.store,
-            keep_s=settings.keep_s,
-            keep_events=settings.keep_events,
-            lease_s=settings.lease_s,
-        )
-        projector = Projector(
-            log.store, log.engine, free_bytes=lambda: free_bytes(settings, servers)
-        )
-        parts = Parts(
-            log.handler,
-            log.hub,
-            log.engine,
-            keys,
-            artifacts,
-            Quotas(log.store, log.engine, settings.tiers),
-            make_secrets(settings, servers, log),
-            trouble=projector.trouble,
-            read_wait_s=settings.read_wait_s,
-            redactor=redactor_of(settings),
-        )
-        api = api_server(parts)
-        bound = listener.getsockname()
-        instance = Instance(
-            url=f"http://{bound[0]}:{bound[1]}",
-            key=key,
-            redis_url=servers.redis_url,
-            database_url=servers.database_url,
-            pid=os.getpid(),
-        )
-        async with anyio.create_task_group() as serving:
-            serving.start_soon(api.serve, [listener])
-            async with anyio.create_task_group() as folding:
-                folding.start_soon(projector.run, log.hub)
-                folding.start_soon(housekeeper.run)
-                folding.start_soon(collect_daily, log, artifacts)
-                folding.start_soon(make_reaper(settings, servers, log).run)
-                is_alone = are_embedded(servers, settings.home)  # they end with this process
-                async with working(settings, servers, log, is_alone=is_alone):
-                    settle()
-                    with announced(settings.instance_file, instance):
-                        yield instance, log
-                folding.cancel_scope.cancel()
-            api.should_exit = True
+        projector = make_projector(settings, servers, log)
+        is_alone = are_embedded(servers, settings.home)  # they end with this process
+        async with (
+            serving(settings, servers, log, listener, trouble=projector.trouble) as url,
+            folding(settings, log, projector),
+            reaping(settings, servers, log),
+            working(settings, servers, log, is_alone=is_alone),
+        ):
+            instance = Instance(
+                url=url,
+                key=local_key(settings.home),
+                redis_url=servers.redis_url,
+                database_url=servers.database_url,
+                pid=os.getpid(),
+            )
+            settle()
+            with announced(settings.instance_file, instance):
+                yield instance, log
+
+
+def listening(settings: Settings, port: int) -> socket.socket:
+    """Where the API will be served. Raises `SettingsInvalid` for a port that is taken."""
+    from service.serving import listen
+
+    return listen(settings.host, port)
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings,
+    servers: Servers,
+    log: Log,
+    listener: socket.socket,
+    *,
+    trouble: Mapping[int, str] = MappingProxyType({}),
+) -> AsyncIterator[str]:
+    """The API is served while the block runs, at this URL; the key in the home is good for it.
+
+    `trouble`: of the projector in this process, if there is one.
+    """
+    # Only now: commands that serve nothing start a quarter sooner without it.
+    from service.quotas import Quotas
+    from service.serving import Parts, api_server
+
+    settings.make_home()
+    keys = KeyRing(log.engine)
+    await keys.add(local_key(settings.home), tenant=LOCAL_TENANT, name="local")
+    parts = Parts(
+        log.handler,
+        log.hub,
+        log.engine,
+        keys,
+        make_artifacts(settings),
+        Quotas(log.store, log.engine, settings.tiers),
+        make_secrets(settings, servers, log),
+        trouble=trouble,
+        read_wait_s=settings.read_wait_s,
+        redactor=redactor_of(settings),
+    )
+    api = api_server(parts)
+    host, port = listener.getsockname()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(api.serve, [listener])
+        yield f"http://{host}:{port}"
+        api.should_exit = True
+
+
+@asynccontextmanager
+async def folding(settings: Settings, log: Log, projector: Projector) -> AsyncIterator[None]:
+    """The read model follows the log, what is archived is cut from it and what no build needs is
+    deleted, while the block runs. Any number may.
+    """
+    from service.collecting import collect_daily
+
+    housekeeper = Housekeeper(
+        log.store,
+        keep_s=settings.keep_s,
+        keep_events=settings.keep_events,
+        lease_s=settings.lease_s,
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(projector.run, log.hub)
+        tasks.start_soon(housekeeper.run)
+        tasks.start_soon(collect_daily, log, make_artifacts(settings))
+        yield
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def reaping(settings: Settings, servers: Servers, log: Log) -> AsyncIterator[None]:
+    """Sandboxes that nobody needs are ended while the block runs."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(make_reaper(settings, servers, log).run)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -205,6 +249,11 @@ async def working(
             tasks.start_soon(worker.run)
             yield worker
             await worker.drain(settings.drain_s)
+
+
+def make_projector(settings: Settings, servers: Servers, log: Log) -> Projector:
+    """Folds the log into the read model, while the disk has room where that can be seen."""
+    return Projector(log.store, log.engine, free_bytes=lambda: free_bytes(settings, servers))
 
 
 def free_bytes(settings: Settings, servers: Servers) -> int | None:

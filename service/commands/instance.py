@@ -1,4 +1,4 @@
-"""Running Headrace: demo, up, worker, reaper, migrate."""
+"""Running Headrace, the whole of it: demo, up, migrate."""
 
 import sys
 import time
@@ -10,6 +10,7 @@ import anyio
 import typer
 
 from generator import Deadlines
+from service.commands.roles import stopping_words
 from service.commands.terminal import (
     REFUSED,
     AsJson,
@@ -29,7 +30,7 @@ from service.commands.terminal import (
 )
 from service.demo import Outcome
 from service.embedded import Servers
-from service.errors import AlreadyRunning, NotRunning
+from service.errors import AlreadyRunning
 from service.instance import Instance
 from service.known_secrets import redactor_of
 from service.logging import configure_logging
@@ -140,7 +141,7 @@ def up() -> None:
             try:
                 await stopping.wait()
             finally:
-                out.print(_stopping(settings))
+                out.print(stopping_words(settings))
 
     with friendly():
         settings = Settings.read()
@@ -148,70 +149,6 @@ def up() -> None:
         with servers_of(settings) as servers:
             run_until_stopped(lambda stopping: serve(settings, servers, stopping))
         out.print("Stopped. Log, jobs and files are kept; previews go on until their own time-out.")
-
-
-def worker() -> None:
-    """Run one more worker for the instance that runs, or for the servers that the settings name."""
-    from service.wiring import opened_log, working
-
-    async def work(settings: Settings, servers: Servers, stopping: anyio.Event) -> None:
-        async with opened_log(settings, servers) as log, working(settings, servers, log) as one:
-            out.print(
-                f"[bold green]Worker is up[/]  {one.name}\n"
-                f"  Jobs at a time  {settings.slots}\n"
-                f"[dim]Press Ctrl-C to stop.[/]",
-                highlight=False,
-                soft_wrap=True,
-            )
-            try:
-                await stopping.wait()
-            finally:
-                out.print(_stopping(settings))
-
-    with friendly():
-        settings = Settings.read()
-        configure_logging(sys.stderr, redactor_of(settings))
-        servers = _servers_to_join(settings)
-        run_until_stopped(lambda stopping: work(settings, servers, stopping))
-        out.print("Stopped. Jobs that were not finished are handed back.")
-
-
-def reaper() -> None:
-    """Run one more reaper: it ends the sandboxes that nobody needs. `up` runs one itself."""
-    from service.wiring import make_reaper, opened_log
-
-    async def reap(settings: Settings, servers: Servers, stopping: anyio.Event) -> None:
-        async with opened_log(settings, servers) as log, anyio.create_task_group() as tasks:
-            tasks.start_soon(make_reaper(settings, servers, log).run)
-            out.print(
-                f"[bold green]Reaper is up[/]  for {settings.sandbox_kind} sandboxes\n"
-                f"[dim]Press Ctrl-C to stop.[/]",
-                highlight=False,
-            )
-            await stopping.wait()
-            tasks.cancel_scope.cancel()
-
-    with friendly():
-        settings = Settings.read()
-        configure_logging(sys.stderr, redactor_of(settings))
-        servers = _servers_to_join(settings)
-        run_until_stopped(lambda stopping: reap(settings, servers, stopping))
-
-
-def _servers_to_join(settings: Settings) -> Servers:
-    instance = Instance.find(settings)
-    if instance is not None:
-        return Servers(instance.redis_url, instance.database_url)
-    if settings.redis_url and settings.database_url:
-        return Servers(settings.redis_url, settings.database_url)
-    raise NotRunning(settings.home)
-
-
-def _stopping(settings: Settings) -> str:
-    return (
-        f"Stopping … builds under way have {settings.drain_s:g} s to end, others go on with them "
-        "then; Ctrl-C again stops at once."
-    )
 
 
 def migrate(
