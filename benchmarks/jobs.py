@@ -18,6 +18,7 @@ from uuid6 import uuid7
 
 from benchmarks.append import PIPELINED, raw_round
 from benchmarks.builds import TENANTS, held
+from benchmarks.peers import DBOS, TASKIQ, Peers
 from benchmarks.rows import ROUNDS, Row, Say, silent
 from benchmarks.servers import Target
 from benchmarks.worker import WorkerProcess, workers
@@ -42,6 +43,12 @@ LEASE_S = 2.0
 BUSY_S = 60.0
 KILLED_AFTER_S = 1.5
 SINGLE_JOBS = 200
+PEER_IS_SLOWER = 5
+"""So many times fewer workflows than jobs, so that both take about as long."""
+_PEERS = (
+    ("dbos", DBOS, f"DBOS, workflows of {EVENTS_A_JOB - 1} steps"),
+    ("taskiq", TASKIQ, "taskiq, jobs that do nothing"),
+)
 _LOOK_S = 0.01
 _BLOCKS_S = 0.1
 
@@ -54,6 +61,8 @@ def bench_jobs(target: Target, say: Say = silent, *, events: int = EVENTS) -> li
       are its events, the queueing not counted.
     - fsm_jobs_one_project: the same for one project, where builds wait for each other's number.
     - fsm_jobs_two_workers: through two worker processes.
+    - fsm_jobs_dbos, fsm_jobs_taskiq, with peers: fsm_jobs beside workflows of DBOS with as many
+      steps as a job has transitions, and beside jobs of taskiq that do nothing, 32 at once.
     - queue_wait_p50_ms: from the request for a build to its start by a worker that has nothing
       to do, one after the other, beside raw `XADD` and a blocked `XREAD` in the same process.
     - first_event_p99_ms: from the request to its first event at a follower in the same process.
@@ -61,16 +70,20 @@ def bench_jobs(target: Target, say: Say = silent, *, events: int = EVENTS) -> li
       start to their start by another, in leases of 2 s.
     - cancel_p99_ms: from the request to `JobCancelled` at a follower, while the runner runs.
     """
-    return target.measure(partial(_measure, max(events // EVENTS_A_JOB, ROUNDS), say))
+    jobs = max(events // EVENTS_A_JOB, ROUNDS)
+    return target.measure(partial(_measure, jobs, say, target.with_peers))
 
 
-async def _measure(jobs: int, say: Say, store: EventStore, servers: Servers) -> list[Row]:
+async def _measure(
+    jobs: int, say: Say, with_peers: bool, store: EventStore, servers: Servers
+) -> list[Row]:
+    peers = Peers(servers, say) if with_peers else None
     async with _listening(store, servers) as hub:
         with workers(2, servers, slots=SLOTS) as pair:
             # Before the servers have the rounds behind them, of which the files are rewritten.
             say("queue_wait, first_event: one job after the other")
             singly = await _singly(min(jobs, SINGLE_JOBS), hub, pair[0])
-            rows = [*await _throughput(jobs, say, store, pair), *singly]
+            rows = [*await _throughput(jobs, say, store, pair, peers), *singly]
         with workers(2, servers, slots=SLOTS, lease_s=LEASE_S, busy_s=BUSY_S) as pair:
             say("takeover: a worker is killed")
             rows += await _taken_over(hub, pair)
@@ -80,8 +93,9 @@ async def _measure(jobs: int, say: Say, store: EventStore, servers: Servers) -> 
 
 
 async def _throughput(
-    jobs: int, say: Say, store: EventStore, pair: Sequence[WorkerProcess]
+    jobs: int, say: Say, store: EventStore, pair: Sequence[WorkerProcess], peers: Peers | None
 ) -> list[Row]:
+    theirs: dict[str, list[float]] = {DBOS: [], TASKIQ: []}
     raw: list[float] = []
     one: list[float] = []
     one_project: list[float] = []
@@ -93,6 +107,10 @@ async def _throughput(
         one.append(await _rate(store, jobs, pair[:1], TENANTS, PROJECTS))
         one_project.append(await _rate(store, jobs, pair[:1], TENANTS[:1], 1))
         two.append(await _rate(store, jobs, pair, TENANTS, PROJECTS))
+        if peers:
+            few = max(jobs // PEER_IS_SLOWER, ROUNDS)
+            theirs[DBOS].append(await peers.rate(DBOS, jobs=few, steps=EVENTS_A_JOB - 1))
+            theirs[TASKIQ].append(await peers.rate(TASKIQ, jobs=jobs))
     rate, appended = median(one), EVENTS_A_JOB - 1
     entries = "XADD of as many entries, pipelines of 32"
     return [
@@ -112,6 +130,11 @@ async def _throughput(
             round(rate, 1),
         ),
         Row("fsm_jobs_two_workers", round(median(two), 1), "jobs/s", "with one", round(rate, 1)),
+        *(
+            Row(f"fsm_jobs_{name}", round(rate, 1), "jobs/s", what, round(median(theirs[peer]), 1))
+            for name, peer, what in _PEERS
+            if peers
+        ),
     ]
 
 

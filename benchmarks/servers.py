@@ -26,6 +26,8 @@ class Target:
 
     redis_url: str | None = None
     database_url: str | None = None
+    with_peers: bool = False
+    """Whether others are measured beside, where there are some (`peers/`)."""
 
     @contextmanager
     def servers(self) -> Iterator[Servers]:

@@ -41,6 +41,12 @@ def bench(
     database_url: Annotated[
         str | None, typer.Option("--postgres", help="… and this empty PostgreSQL instead.")
     ] = None,
+    peers: Annotated[
+        bool,
+        typer.Option(
+            "--peers", help="Measure DBOS and taskiq, too, beside jobs; installs them once."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure something beside a limit of the same machine, in the same run.
@@ -67,7 +73,8 @@ def bench(
     jobs (55,000 events, 2 min): whole jobs a second through one worker process
     and through two, beside raw XADD of as many entries; and how long a job
     waits for an idle worker, a follower for the first event, a cancel for its
-    end, and the jobs of a killed worker for another.
+    end, and the jobs of a killed worker for another. With --peers also beside
+    DBOS and taskiq on the same servers.
 
     log (100,000 events, 1 min): events a second that are read and decoded,
     beside raw XRANGE.
@@ -96,9 +103,12 @@ def bench(
             raise typer.Exit(0 if found.is_clean else 1)
         if name not in BENCHMARKS:
             raise ServiceError(f"no benchmark {name!r}; there is chaos, {', '.join(BENCHMARKS)}")
+        if peers and name != "jobs":
+            raise ServiceError("--peers is for jobs: the others have no peers to stand beside")
         size = {} if events is None else {"events": events}
+        target = Target(redis_url, database_url, with_peers=peers)
         with err.status("starting the servers", refresh_per_second=_REFRESHES_A_SECOND) as status:
-            rows = BENCHMARKS[name](Target(redis_url, database_url), status.update, **size)
+            rows = BENCHMARKS[name](target, status.update, **size)
         if as_json:
             print_json([row.to_dict() for row in rows])
         else:
