@@ -16,7 +16,7 @@ lines.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -219,9 +219,14 @@ def evolve(state: Job | None, event: RecordedEvent) -> Job | None:
     attributes["version"] = event.version
     attributes["updated_at"] = event.time
     attributes.update(CHANGES[type(payload)](state, event, payload))
-    evolved = object.__new__(Job)
-    object.__setattr__(evolved, "__dict__", attributes)
-    return evolved
+    return _job(attributes)
+
+
+def _job(attributes: dict[str, Any]) -> Job:
+    """What `Job(**attributes)` would be, without setting fifty attributes one by one."""
+    job = object.__new__(Job)
+    object.__setattr__(job, "__dict__", attributes)
+    return job
 
 
 Changes = Mapping[str, Any]
@@ -410,24 +415,33 @@ def gets_further(payload: AnyPayload) -> bool:
     return False
 
 
+# What a job is before anything has been said of it.
+_AT_FIRST: Mapping[str, Any] = {
+    field.name: field.default for field in fields(Job) if field.default is not MISSING
+}
+
+
 def _queued(event: RecordedEvent, queued: JobQueued) -> Job:
-    return Job(
-        job=event.job,
-        tenant=queued.tenant,
-        project=queued.project_id,
-        user_id=queued.user_id,
-        goal=queued.goal,
-        tier=queued.tier,
-        base_build=queued.base_build,
-        base_manifest=queued.base_manifest,
-        base_job=queued.base_job,
-        restore=queued.restore,
-        in_place=queued.in_place,
-        limits=queued.limits,
-        status=Status.QUEUED,
-        version=event.version,
-        queued_at=event.time,
-        updated_at=event.time,
+    return _job(
+        {
+            **_AT_FIRST,
+            "job": event.job,
+            "tenant": queued.tenant,
+            "project": queued.project_id,
+            "user_id": queued.user_id,
+            "goal": queued.goal,
+            "tier": queued.tier,
+            "base_build": queued.base_build,
+            "base_manifest": queued.base_manifest,
+            "base_job": queued.base_job,
+            "restore": queued.restore,
+            "in_place": queued.in_place,
+            "limits": queued.limits,
+            "status": Status.QUEUED,
+            "version": event.version,
+            "queued_at": event.time,
+            "updated_at": event.time,
+        }
     )
 
 
