@@ -38,6 +38,7 @@ from eventstore import (
     patiently,
 )
 from generator.sandbox import SandboxInfo
+from generator.sandboxes.local.registry import ID_PREFIX
 from projector import Projector, verify
 from schemas import Job, JobIsTerminal, JobRef, Phase, RecordedEvent, Status
 from schemas.commands import RequestBuild, RequestCancel
@@ -151,6 +152,10 @@ class Machines:
     def worker(self) -> "subprocess.Popen[bytes]":
         """Any worker."""
         return self._chance.choice(self._workers)
+
+    def sandbox_names(self) -> set[str]:
+        """Those of all that there is a folder of, also of what is nobody's yet."""
+        return {one.name for one in (self._home / "sandboxes").glob(f"{ID_PREFIX}*")}
 
     def kill_worker(self) -> None:
         """End one as a power failure would, and start another."""
@@ -354,7 +359,7 @@ class Storm:
 
     async def _living_sandboxes(self) -> list[SandboxInfo]:
         found = await self._machines.runtime.list({})
-        self.sandboxes |= {info.sandbox_id for info in found}
+        self.sandboxes |= {info.sandbox_id for info in found} | self._machines.sandbox_names()
         return found
 
     async def _patiently(self, action: Callable[[], Awaitable[Job]]) -> Job:

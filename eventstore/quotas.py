@@ -127,15 +127,17 @@ class Quotas:
         key = self._keys_of(tenant).day(tenant, day)
         return Spent(*await self._scripts.plain("count_from", [key], list(known)))
 
-    async def spent_with(self, ref: JobRef, day: date, untold: Usage) -> Spent:
+    async def spent_with(self, ref: JobRef, attempt: int, day: date, untold: Usage) -> Spent:
         """What was used on a day so far, with what its running jobs have used and no event tells.
 
-        Of this job that is `untold` from now on, until its next event tells of it.
+        Of this job that is `untold` from now on, until its next event tells of it, if `attempt` is
+        the one that runs.
         """
         tokens = min(untold.input_tokens + untold.output_tokens, _MOST)
         nano_usd = round(min(untold.cost_usd * NANO, _MOST))
-        key = self._keys_of(ref.tenant).day(ref.tenant, day)
-        return Spent(*await self._scripts.plain("untold", [key], [ref.job, tokens, nano_usd]))
+        keys = self._keys_of(ref.tenant)
+        names, words = [keys.day(ref.tenant, day), keys.runs], [ref.job, attempt, tokens, nano_usd]
+        return Spent(*await self._scripts.plain("untold", names, words))
 
     async def own(self, tenant: str) -> str | None:
         """What was set for a tenant alone."""

@@ -126,10 +126,12 @@ class Build:
     async def leave_sandboxes(self) -> None:
         """Give back what this worker holds of sandboxes; the build's own lives on."""
         with anyio.CancelScope(shield=True):
-            if self.sandbox is not None:
-                await self.sandbox.close()
-            if self._runtime is not None:
-                await self._runtime.close()
+            try:
+                if self.sandbox is not None:
+                    await self.sandbox.close()
+            finally:
+                if self._runtime is not None:
+                    await self._runtime.close()
 
     # --- the log ---------------------------------------------------------------------------------
 

@@ -149,7 +149,7 @@ class Quotas:
         except NotAllowed:  # its tenant was put on another tier meanwhile
             standing = await self.standing(job.tenant, None, now=now)
         day, ref = standing.day, JobRef(job.tenant, job.job)
-        spent = await self._store.quotas.spent_with(ref, day_of(now), untold)
+        spent = await self._store.quotas.spent_with(ref, job.attempt, day_of(now), untold)
         return Allowance(
             tokens=None if day.tokens is None else day.tokens - spent.tokens,
             cost_usd=None if day.usd is None else round(day.usd - spent.usd, 9),

@@ -27,7 +27,6 @@ def api() -> None:
             opened_log(settings, servers) as log,
             serving(settings, servers, log, listener) as url,
         ):
-            settle()
             _say_up("API", url, f"  Key     {settings.home / 'key'}, for tenant local")
             await stopping.wait()
 
@@ -104,5 +103,6 @@ def _servers_to_join(settings: Settings) -> Servers:
 
 
 def _say_up(name: str, what: str, *more: str) -> None:
+    settle()
     lines = [f"[bold green]{name} is up[/]  {what}", *more, "[dim]Press Ctrl-C to stop.[/]"]
     out.print("\n".join(lines), highlight=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """What a tenant uses a day is counted by the append itself, which refuses what is too much."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from uuid import uuid4
 
@@ -221,27 +222,42 @@ async def test_the_counters_of_a_day_are_gone_two_days_later(handler: CommandHan
     assert 86_400 < left_s <= 2 * 86_400
 
 
+async def used_and_untold(handler: CommandHandler, claim: Claim, untold: Usage) -> Spent:
+    """What was used today, when the claimed job says what it has used since its last event."""
+    return await handler.store.quotas.spent_with(claim.ref, claim.attempt, TODAY, untold)
+
+
 async def test_what_running_jobs_have_used_and_not_told_is_known_until_they_tell(
     handler: CommandHandler,
 ) -> None:
     one, other = await claimed(handler), await claimed(handler)
-    quotas = handler.store.quotas
-    assert await quotas.spent_with(one.ref, TODAY, Usage(1, 2, 0.1)) == Spent(2, 3, 100_000_000)
-    assert await quotas.spent_with(other.ref, TODAY, Usage(10, 20)) == Spent(2, 33, 100_000_000)
-    assert await quotas.spent_with(one.ref, TODAY, Usage(5, 0, 0.3)) == Spent(2, 35, 300_000_000)
+    assert await used_and_untold(handler, one, Usage(1, 2, 0.1)) == Spent(2, 3, 100_000_000)
+    assert await used_and_untold(handler, other, Usage(10, 20)) == Spent(2, 33, 100_000_000)
+    assert await used_and_untold(handler, one, Usage(5, 0, 0.3)) == Spent(2, 35, 300_000_000)
     assert await spent(handler) == Spent(2)
     await handler.handle(one.ref, StartPhase(Phase.SCAFFOLD), claim=one)
     done = CompletePhase(Phase.SCAFFOLD, 1, usage=Usage(5, 1, 0.4))
     await handler.handle(one.ref, done, claim=one)
-    assert await quotas.spent_with(other.ref, TODAY, Usage(10, 20)) == Spent(2, 36, 400_000_000)
+    assert await used_and_untold(handler, other, Usage(10, 20)) == Spent(2, 36, 400_000_000)
 
 
 async def test_a_job_that_has_ended_leaves_nothing_untold(
     handler: CommandHandler, clock: Clock
 ) -> None:
     one, other = await claimed(handler), await claimed(handler)
-    quotas = handler.store.quotas
-    await quotas.spent_with(one.ref, TODAY, Usage(1, 2))
+    await used_and_untold(handler, one, Usage(1, 2))
     clock.now += timedelta(seconds=1)
     await handler.handle(one.ref, FailJob("x", "x", "dbg"), claim=one)
-    assert (await quotas.spent_with(other.ref, TODAY, Usage())).tokens == 0
+    assert (await used_and_untold(handler, other, Usage())).tokens == 0
+
+
+async def test_an_attempt_that_was_taken_over_from_leaves_nothing_untold(
+    handler: CommandHandler, clock: Clock
+) -> None:
+    one = await claimed(handler)
+    before = replace(one, attempt=one.attempt - 1)
+    assert (await used_and_untold(handler, before, Usage(1, 2))).tokens == 0
+    assert (await used_and_untold(handler, one, Usage(1, 2))).tokens == 3
+    clock.now += timedelta(seconds=1)
+    await handler.handle(one.ref, FailJob("x", "x", "dbg"), claim=one)
+    assert (await used_and_untold(handler, one, Usage(1, 2))).tokens == 0

@@ -62,6 +62,7 @@ class Nursery:
         if self._socket is not None and self._process is not None:
             self._socket.close()
             self._process.wait()
+        self._socket = self._process = None
 
     def _ask(self, *descriptors: int) -> None:
         if self._socket is None:
@@ -111,7 +112,7 @@ class Launch:
             return answer
 
     async def give_up(self) -> None:
-        """Nobody wants it. Returns when nothing of it is left; what hangs ends in its own time."""
+        """Nobody wants it. Returns when it has ended; one that hangs ends in its own time."""
         with self._socket as talk, suppress(SandboxError):
             talk.shutdown(socket.SHUT_WR)
             await self._said()

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
 
 from . import supervisor
 
@@ -27,7 +28,9 @@ def main() -> None:
         try:
             _bear(asked, spec, worker, log)
         except OSError as error:
-            os.write(worker, json.dumps({"failed": f"no process can be made: {error}"}).encode())
+            said = json.dumps({"failed": f"no process can be made: {error}"}).encode()
+            with suppress(OSError):  # nobody waits for it any more
+                os.write(worker, said)
         for descriptor in descriptors:
             os.close(descriptor)
         # The first one does not wait for this, and the others find it done.

@@ -57,9 +57,9 @@ def sweep(state_dir: str) -> list[Info]:
 
 
 def bury(folder: str) -> None:
-    """Clean up after the supervisor of `folder` if it has died."""
+    """Clean up after the supervisor of `folder`, unless it lives; it may have held nothing yet."""
     info, alive = _look(folder)
-    if info is not None and not alive:
+    if not alive:
         forget(folder, info)
 
 

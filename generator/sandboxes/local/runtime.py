@@ -4,6 +4,7 @@
     browser ── loopback port ──┘
 
 Each sandbox has a supervisor of its own, which outlives the worker and ends the sandbox in time.
+It is forked by the worker's nursery, a process that has started Python once for all of them.
 """
 
 import os
@@ -136,11 +137,8 @@ class LocalRuntime:
         info = await to_thread.run_sync(registry.living, folder)
         if info is not None and not await _ended(info["socket"]):
             await _end_by_force(sandbox_id, folder)
-        try:
-            # Nothing is left now unless the supervisor was killed, by us or by another.
-            await to_thread.run_sync(registry.bury, folder)
-        except OSError as error:
-            raise SandboxError(f"remains of sandbox {sandbox_id} in {folder}: {error}") from error
+        # Nothing is left now unless the supervisor was killed, by us or by another.
+        await self._bury(sandbox_id)
         return info is not None
 
     async def list(self, metadata: Mapping[str, str]) -> list[SandboxInfo]:
@@ -160,6 +158,7 @@ class LocalRuntime:
         launch, self._prepared = self._prepared, None
         if launch is not None:
             await launch.give_up()
+            await self._bury(launch.sandbox_id)
 
     async def holding(self, sandbox: LocalSandbox) -> Holding:
         """What contains a living sandbox here, by asking the kernel."""
@@ -203,10 +202,17 @@ class LocalRuntime:
         answer = await launch.claim(metadata, timeout_s)
         if "preview_port" in answer:
             return _sandbox(answer)
-        await to_thread.run_sync(registry.forget, self._folder(launch.sandbox_id), None)
+        await self._bury(launch.sandbox_id)
         if "refused" in answer:
             raise isolation.refusal(answer["refused"])
         raise SandboxError(f"no sandbox came up: {answer['failed']}")
+
+    async def _bury(self, sandbox_id: str) -> None:
+        folder = self._folder(sandbox_id)
+        try:
+            await to_thread.run_sync(registry.bury, folder)
+        except OSError as error:
+            raise SandboxError(f"remains of sandbox {sandbox_id} in {folder}: {error}") from error
 
     def _folder(self, sandbox_id: str) -> str:
         return str(self._state_dir / sandbox_id)

@@ -150,8 +150,10 @@ def _hold(spec: Spec, worker: socket.socket) -> None:
         signal.alarm(life_s + OVERDUE_S)
         # The first lock stays: somebody may look at what was published with it.
         locks.append(registry.publish(spec["folder"], info))
-        with suppress(OSError):  # its worker has gone; whose it is tells who may end it
+        try:
             worker.send(json.dumps(info).encode())
+        except OSError:
+            return None  # its worker has given it up, and no other knows of it
         worker.close()
         return float(life_s)
 

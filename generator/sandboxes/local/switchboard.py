@@ -29,7 +29,7 @@ from .inside.frames import (
     payload_size,
 )
 from .inside.relay import Peer, bounded, peer, pour, relay
-from .supervisor import Box, StartFailed
+from .supervisor import UNCLAIMED_S, Box, StartFailed
 
 if TYPE_CHECKING:
     from .egress import Egress
@@ -166,9 +166,16 @@ async def _run(
     board = Switchboard(box)
     loop.add_signal_handler(signal.SIGTERM, board.stop.set)
 
+    unclaimed = loop.call_later(UNCLAIMED_S, board.stop.set)
+
     def hear() -> None:
         loop.remove_reader(worker)
-        life_s = claimed()
+        unclaimed.cancel()
+        try:
+            life_s = claimed()
+        except BaseException:
+            board.stop.set()  # of one that could not be written down nobody would know
+            raise
         if life_s is None:
             board.stop.set()
         else:

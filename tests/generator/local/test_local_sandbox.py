@@ -246,7 +246,7 @@ anyio.run(main)
 
 
 async def test_why_a_prepared_sandbox_did_not_come_up_is_told_to_who_asks_for_one(
-    runtime: LocalRuntime, state_dir: Path, tmp_path: Path, run_dir: Path
+    state_dir: Path, tmp_path: Path, run_dir: Path, isolation_is_possible: None
 ) -> None:
     bwrap = program(tmp_path / "bwrap", "#!/bin/sh\necho no such luck >&2\nexit 1\n")
     unlucky = LocalRuntime(state_dir, run_dir, bwrap=bwrap)
@@ -254,11 +254,48 @@ async def test_why_a_prepared_sandbox_did_not_come_up_is_told_to_who_asks_for_on
     with pytest.raises(SandboxUnavailable, match="no such luck"):
         await unlucky.create(metadata={}, timeout_s=60)
     assert names_in(state_dir) == names_in(run_dir) == []
+
+
+async def test_of_a_prepared_sandbox_whose_supervisor_was_killed_nothing_is_left(
+    runtime: LocalRuntime, state_dir: Path, run_dir: Path
+) -> None:
     info = await prepared(runtime, state_dir)
+    processes = processes_of(info)
     os.kill(info["pid"], signal.SIGKILL)
     with pytest.raises(SandboxError, match="said nothing"):
         await runtime.create(metadata={}, timeout_s=60)
+    await all_ended(processes)
+    assert await runtime.list({}) == []
+    assert remains(state_dir, run_dir, info) == []
     assert (await runtime.create(metadata={}, timeout_s=60)).sandbox_id != info["sandbox_id"]
+
+
+async def test_a_claim_that_was_given_up_makes_no_sandbox_later(
+    runtime: LocalRuntime, state_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("generator.sandboxes.local.launch.UP_WITHIN_S", 0.2)
+    info = await prepared(runtime, state_dir)
+    supervisor = os.pidfd_open(info["pid"])
+    os.kill(info["pid"], signal.SIGSTOP)
+    with pytest.raises(SandboxError, match="no sandbox came up within"):
+        await runtime.create(metadata={"job": "j1"}, timeout_s=60)
+    os.kill(info["pid"], signal.SIGCONT)
+    await all_ended({info["pid"]: supervisor})
+    assert await runtime.list({}) == []
+    assert remains(state_dir, run_dir, info) == []
+
+
+async def test_a_sandbox_that_cannot_be_written_down_ends(
+    runtime: LocalRuntime, state_dir: Path, run_dir: Path
+) -> None:
+    info = await prepared(runtime, state_dir)
+    processes = processes_of(info)
+    (state_dir / info["sandbox_id"] / ".info.json").touch()  # in the way of the second writing
+    with pytest.raises(SandboxError, match="said nothing"):
+        await runtime.create(metadata={"job": "j1"}, timeout_s=60)
+    await all_ended(processes)
+    assert await runtime.list({}) == []
+    assert remains(state_dir, run_dir, info) == []
 
 
 # Commands
