@@ -43,6 +43,16 @@ class NotRunning(ServiceError):
         )
 
 
+class NothingToJoin(ServiceError):
+    """A part of Headrace has no servers to run for."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(
+            f"no Headrace runs on {home}: start one with `./headrace up`, or set REDIS_URL and "
+            "DATABASE_URL to the servers that this is to run for"
+        )
+
+
 class SecretKeyMissing(ServiceError):
     """Servers of one's own, and no key: secrets cannot be kept before there is one."""
 

@@ -8,7 +8,7 @@ import anyio
 from service.collector import settle
 from service.commands.terminal import friendly, out, run_until_stopped
 from service.embedded import Servers
-from service.errors import NotRunning
+from service.errors import NothingToJoin
 from service.instance import Instance
 from service.known_secrets import redactor_of
 from service.logging import configure_logging
@@ -27,7 +27,7 @@ def api() -> None:
             opened_log(settings, servers) as log,
             serving(settings, servers, log, listener) as url,
         ):
-            _say_up("API", url, f"  Key     {settings.home / 'key'}, for tenant local")
+            _is_up("API", url, f"  Key     {settings.home / 'key'}, for tenant local")
             await stopping.wait()
 
     _play(serve)
@@ -42,7 +42,7 @@ def projector() -> None:
             opened_log(settings, servers) as log,
             folding(settings, log, make_projector(settings, servers, log)),
         ):
-            _say_up("Projector", f"for {log.store.partitions} partitions")
+            _is_up("Projector", f"for {log.store.partitions} partitions")
             await stopping.wait()
 
     _play(fold)
@@ -54,7 +54,7 @@ def worker() -> None:
 
     async def work(settings: Settings, servers: Servers, stopping: anyio.Event) -> None:
         async with opened_log(settings, servers) as log, working(settings, servers, log) as one:
-            _say_up("Worker", one.name, f"  Jobs at a time  {settings.slots}")
+            _is_up("Worker", one.name, f"  Jobs at a time  {settings.slots}")
             try:
                 await stopping.wait()
             finally:
@@ -70,7 +70,7 @@ def reaper() -> None:
 
     async def reap(settings: Settings, servers: Servers, stopping: anyio.Event) -> None:
         async with opened_log(settings, servers) as log, reaping(settings, servers, log):
-            _say_up("Reaper", f"for {settings.sandbox_kind} sandboxes")
+            _is_up("Reaper", f"for {settings.sandbox_kind} sandboxes")
             await stopping.wait()
 
     _play(reap)
@@ -99,10 +99,11 @@ def _servers_to_join(settings: Settings) -> Servers:
         return Servers(instance.redis_url, instance.database_url)
     if settings.redis_url and settings.database_url:
         return Servers(settings.redis_url, settings.database_url)
-    raise NotRunning(settings.home)
+    raise NothingToJoin(settings.home)
 
 
-def _say_up(name: str, what: str, *more: str) -> None:
+def _is_up(name: str, what: str, *more: str) -> None:
+    """Settle down, and say that a part is up."""
     settle()
     lines = [f"[bold green]{name} is up[/]  {what}", *more, "[dim]Press Ctrl-C to stop.[/]"]
     out.print("\n".join(lines), highlight=False, soft_wrap=True)

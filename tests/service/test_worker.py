@@ -85,4 +85,6 @@ def test_a_worker_without_an_instance_or_servers_says_what_it_needs(tmp_path: Pa
     with in_this_process_on(tmp_path) as headrace:
         done = headrace.run("worker")
     assert done.returncode == 1
-    assert "no Headrace runs on" in " ".join(done.stderr.split())
+    said = " ".join(done.stderr.split())
+    assert "no Headrace runs on" in said
+    assert "set REDIS_URL and DATABASE_URL" in said
