@@ -35,4 +35,16 @@ BENCHMARKS: dict[str, Benchmark] = {
     "steady": bench_steady,
 }
 
-__all__ = ["BENCHMARKS", "Benchmark", "Row", "Say", "Target", "bench_chaos", "show_rows"]
+WITH_PEERS = ("jobs", "project", "replay")
+"""Those that others can stand beside in the same run."""
+
+__all__ = [
+    "BENCHMARKS",
+    "WITH_PEERS",
+    "Benchmark",
+    "Row",
+    "Say",
+    "Target",
+    "bench_chaos",
+    "show_rows",
+]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from statistics import quantiles
+from statistics import median, quantiles
 
 import anyio
 from sqlalchemy import text
@@ -24,6 +24,7 @@ from benchmarks.builds import (
     new_event,
     queue_job,
 )
+from benchmarks.peers import EVENTSOURCING, FOLDING, PEER_EVENTS, Peers
 from benchmarks.rows import ROUNDS, Round, Row, Say, compared, silent
 from benchmarks.servers import Target
 from eventstore import EventStore, Hub, LogEntry, connect_postgres, connect_redis
@@ -52,19 +53,26 @@ def bench_project(target: Target, say: Say = silent, *, events: int = EVENTS) ->
     - live: events a second into archive and read model, one process, beside the ceiling: reading
       and writing alone, one after the other, as one process must.
     - live_reading, live_writing: the same beside either alone.
+    - live_eventsourcing, with peers: live beside a projection of eventsourcing into a table like
+      `jobs`, committed after each event. Both stand behind their events when they begin: the peer
+      behind 6,000, in builds of twelve.
     - lag_p99_ms: from the acknowledged append to the commit, at 2,000 events a second in builds of
       twelve, beside a limit of 50 ms; a tenth of `events`.
     """
-    return target.measure(partial(_measure, events, say))
+    return target.measure(partial(_measure, events, say, target.with_peers))
 
 
-async def _measure(events: int, say: Say, store: EventStore, servers: Servers) -> list[Row]:
+async def _measure(
+    events: int, say: Say, with_peers: bool, store: EventStore, servers: Servers
+) -> list[Row]:
+    peers = Peers(servers, say) if with_peers else None
     engine = connect_postgres(servers.database_url, pool_size=store.partitions + 2)
     try:
         await fill(store, events, say)
         ours: list[Round] = []
         reading: list[Round] = []
         writing: list[Round] = []
+        theirs: list[float] = []
         batches = [await _batches(store, number) for number in range(store.partitions)]
         settle()  # what is written alone is held for it, and no business of the collector's
         for number in range(1, ROUNDS + 1):
@@ -75,6 +83,10 @@ async def _measure(events: int, say: Say, store: EventStore, servers: Servers) -
             await _empty(engine)
             projector = Projector(store, engine)
             ours.append(await _round(store, partial(_fold, projector)))
+            if peers:
+                say(f"live: round {number} of {ROUNDS}, eventsourcing")
+                few = min(events, PEER_EVENTS)
+                theirs.append(await peers.rate(EVENTSOURCING, events=few, rebuild=False))
         both = [
             Round(1 / (1 / one.events_per_s + 1 / other.events_per_s), one.latencies_ms)
             for one, other in zip(reading, writing, strict=True)
@@ -87,6 +99,9 @@ async def _measure(events: int, say: Say, store: EventStore, servers: Servers) -
                 ("live_writing", "COPY and upsert", writing),
             )
         ]
+        if peers:
+            live, beside = rows[0].value, round(median(theirs), 3)
+            rows.append(Row("live_eventsourcing", live, "events/s", FOLDING, beside))
         say("lag: under load")
         return [*rows, await _lag(store, servers, engine, events // _LOAD_SHARE)]
     finally:

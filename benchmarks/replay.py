@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from uuid6 import uuid7
 
 from benchmarks.builds import EVENTS_A_BUILD, PROJECT, TENANTS, from_start_to_ready
+from benchmarks.peers import EVENTSOURCING, FOLDING, PEER_EVENTS, Peers
 from benchmarks.rows import ROUNDS, Row, Say, silent
 from benchmarks.servers import Target
 from eventstore import EventStore, LogEntry, connect_postgres
@@ -47,11 +48,16 @@ def bench_replay(target: Target, say: Say = silent, *, events: int = EVENTS) -> 
     - rebuild_growth: the rate with `events`, beside that with a tenth (a hundred thousand of a
       million).
     - swap_wait_ms: how long a reader waited at most, beside a limit of 50 ms.
+    - rebuild_eventsourcing, with peers: rebuild beside a projection of eventsourcing into a table
+      like `jobs`, committed after each event, emptied and begun anew: 6,000 in builds of twelve.
     """
-    return target.measure(partial(_measure, events, say))
+    return target.measure(partial(_measure, events, say, target.with_peers))
 
 
-async def _measure(events: int, say: Say, store: EventStore, servers: Servers) -> list[Row]:
+async def _measure(
+    events: int, say: Say, with_peers: bool, store: EventStore, servers: Servers
+) -> list[Row]:
+    peers = Peers(servers, say) if with_peers else None
     engine = connect_postgres(servers.database_url)
     try:
         tenth = await _filled(engine, store, events // 10, say)
@@ -62,6 +68,7 @@ async def _measure(events: int, say: Say, store: EventStore, servers: Servers) -
         reading: list[float] = []
         parallel: list[float] = []
         waits: list[float] = []
+        theirs: list[float] = []
         for number in range(1, ROUNDS + 1):
             say(f"rebuild of {whole:,} events: round {number} of {ROUNDS}")
             reading.append(await _read(engine, whole))
@@ -69,10 +76,14 @@ async def _measure(events: int, say: Say, store: EventStore, servers: Servers) -
             ours.append(rate)
             waits.append(wait)
             parallel.append((await _rebuilt(engine, whole, processes()))[0])
+            if peers:
+                say(f"rebuild: round {number} of {ROUNDS}, eventsourcing")
+                few = min(events, PEER_EVENTS)
+                theirs.append(await peers.rate(EVENTSOURCING, events=few, rebuild=True))
     finally:
         await engine.dispose()
     alone = round(median(ours), 3)
-    return [
+    rows = [
         Row("rebuild", alone, "events/s", "reading and decoding", round(median(reading), 3)),
         Row(
             "rebuild_parallel",
@@ -84,6 +95,10 @@ async def _measure(events: int, say: Say, store: EventStore, servers: Servers) -
         Row("rebuild_growth", alone, "events/s", f"with {tenth:,} events", round(small, 3)),
         Row("swap_wait_ms", round(max(waits), 3), "ms", "limit", LIMIT_MS),
     ]
+    if peers:
+        beside = round(median(theirs), 3)
+        rows.append(Row("rebuild_eventsourcing", alone, "events/s", FOLDING, beside))
+    return rows
 
 
 async def _rebuilt(engine: AsyncEngine, events: int, workers: int) -> tuple[float, float]:

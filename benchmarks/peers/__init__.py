@@ -20,6 +20,10 @@ from service.settings import ROOT
 AT_ONCE = 32
 DBOS = "dbos_workflows"
 TASKIQ = "taskiq_jobs"
+EVENTSOURCING = "eventsourcing_projection"
+FOLDING = "eventsourcing, a commit for each event"
+PEER_EVENTS = 6_000
+"""Events at most: so few, because a commit for each takes as long as ours take for many more."""
 _LOCK = ROOT / "locks" / "peers.txt"
 _HOME = ROOT / ".venv" / "peers"
 _INSTALL_S = 300.0
@@ -34,13 +38,15 @@ class Peers:
         self._servers = servers
         self._python = _installed(say)
 
-    async def rate(self, name: str, *, jobs: int, **more: Any) -> float:
-        """How many of its jobs a peer ends a second, so many at once. Raises `ServiceError`."""
+    async def rate(self, name: str, **more: Any) -> float:
+        """How many jobs a peer ends a second, or events it folds; `more` says how many of them.
+
+        Raises `ServiceError`.
+        """
         asked = {
             "redis_url": self._servers.redis_url,
             "database_url": self._servers.database_url,
             "at_once": AT_ONCE,
-            "jobs": jobs,
             **more,
         }
         program = str(Path(__file__).parent / f"{name}.py")
@@ -54,7 +60,7 @@ def _installed(say: Say) -> Path:
     python, stamp = _HOME / "bin" / "python", _HOME / "installed.txt"
     lock = _LOCK.read_text()
     if not (stamp.is_file() and stamp.read_text() == lock):
-        say(f"installing DBOS and taskiq from {_LOCK.relative_to(ROOT)} (once)")
+        say(f"installing the peers from {_LOCK.relative_to(ROOT)} (once)")
         _run([sys.executable, "-m", "venv", "--clear", str(_HOME)], _INSTALL_S)
         install = ["pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
         _run([str(python), "-m", *install, "-r", str(_LOCK)], _INSTALL_S)

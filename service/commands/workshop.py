@@ -44,7 +44,7 @@ def bench(
     peers: Annotated[
         bool,
         typer.Option(
-            "--peers", help="Measure DBOS and taskiq, too, beside jobs; installs them once."
+            "--peers", help="Measure others, too, beside jobs, project, replay; installs them once."
         ),
     ] = False,
     as_json: AsJson = False,
@@ -84,16 +84,17 @@ def bench(
 
     project (200,000 events, 3 min): events a second from the log into archive
     and read model, beside reading alone and writing alone; and how far it is
-    behind 2,000 events a second.
+    behind 2,000 events a second. With --peers also beside a projection of the
+    library eventsourcing.
 
     replay (1,000,000 events, 5 min): events a second of a rebuild, beside
     reading the archive alone, in one process and in several; and how long
-    readers wait for the swap.
+    readers wait for the swap. With --peers as project.
 
     steady (1,000,000 events, 6 min): what Redis holds while so many events
     go through it and are archived, trimmed and expire.
     """
-    from benchmarks import BENCHMARKS, Target, bench_chaos, show_rows
+    from benchmarks import BENCHMARKS, WITH_PEERS, Target, bench_chaos, show_rows
 
     with friendly():
         if name == "chaos":
@@ -103,8 +104,10 @@ def bench(
             raise typer.Exit(0 if found.is_clean else 1)
         if name not in BENCHMARKS:
             raise ServiceError(f"no benchmark {name!r}; there is chaos, {', '.join(BENCHMARKS)}")
-        if peers and name != "jobs":
-            raise ServiceError("--peers is for jobs: the others have no peers to stand beside")
+        if peers and name not in WITH_PEERS:
+            raise ServiceError(
+                f"--peers is for {', '.join(WITH_PEERS)}: the others have no peers to stand beside"
+            )
         size = {} if events is None else {"events": events}
         target = Target(redis_url, database_url, with_peers=peers)
         with err.status("starting the servers", refresh_per_second=_REFRESHES_A_SECOND) as status:
