@@ -1,8 +1,8 @@
 """Folds a batch of entries into the tables, and finds the job that spoils it if one does.
 
-A fold that fails is known before anything is written: its job is parked, the others go on. What
-only Postgres refuses is found by writing job by job, and that job's events one by one, each under a
-savepoint.
+A fold that fails is known before anything is written: its job is parked, the others go on. A row
+that cannot be made, or that only Postgres refuses, is found by writing job by job, and that job's
+events one by one, each under a savepoint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from eventstore import LogEntry
 from projector.archived import states_of
-from projector.errors import CheckpointMoved
-from projector.folding import Folding, Parked, fold_entries, parked_at
+from projector.errors import CheckpointMoved, RowRefused
+from projector.folding import Folding, Parked, by_job, fold_entries, parked_at
 from projector.projection import Projection
 from projector.writing import PUBLIC, write_rows
 from schemas import Job, Position
@@ -23,6 +23,7 @@ from schemas import Job, Position
 # constraint violation, program limit exceeded, raised by a function. Everything else (a full disk,
 # a missing table) is no fault of the job's.
 _REFUSALS = ("22", "23", "54", "P0")
+Refusal = RowRefused | DBAPIError | PostgresError
 
 
 async def fold_into(
@@ -65,8 +66,8 @@ async def fold_job_by_job(
 ) -> list[Parked]:
     """The same of entries of any partitions, event by event for a job whose row is refused."""
     parked: list[Parked] = []
-    for history in _by_job(entries):
-        own = {job: states[job] for job in [history[0].event.job] if job in states}
+    for name, history in by_job(entries).items():
+        own = {job: states[job] for job in [name] if job in states}
         folding = fold_entries(projections, history, dict(own), aside)
         refused = await _refusal(connection, folding, schema)
         if refused is not None:
@@ -97,28 +98,21 @@ async def _up_to_refusal(
     raise CheckpointMoved  # each by itself was taken: what was in the way is gone, begin again
 
 
-async def _refusal(
-    connection: AsyncConnection, folding: Folding, schema: str
-) -> DBAPIError | PostgresError | None:
-    """Write the rows under a savepoint; what Postgres says if it refuses them."""
+async def _refusal(connection: AsyncConnection, folding: Folding, schema: str) -> Refusal | None:
+    """Write the rows under a savepoint; why they are refused, if they are."""
     try:
         async with connection.begin_nested():
             await write_rows(connection, folding.rows(), schema)
-    except (DBAPIError, PostgresError) as error:
+    except (RowRefused, DBAPIError, PostgresError) as error:
         if not is_refusal(error):
             raise
         return error
     return None
 
 
-def _by_job(entries: Sequence[LogEntry]) -> list[list[LogEntry]]:
-    histories: dict[str, list[LogEntry]] = {}
-    for entry in entries:
-        histories.setdefault(entry.event.job, []).append(entry)
-    return list(histories.values())
-
-
-def is_refusal(error: DBAPIError | PostgresError) -> bool:
-    """Whether Postgres says it of what was written, so that it would say so again."""
+def is_refusal(error: Refusal) -> bool:
+    """Whether it is said of what was to be written, so that it would be said again."""
+    if isinstance(error, RowRefused):
+        return True
     said = error.orig if isinstance(error, DBAPIError) else error
     return str(getattr(said, "sqlstate", None) or "").startswith(_REFUSALS)

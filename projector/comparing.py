@@ -134,10 +134,10 @@ async def _writers(
     writers: dict[str, str] = {}
     folding, before = Folding([projection]), None
     for found in rows:
-        position, event = entry_of(found)
-        folding.add(position, event)
+        entry = entry_of(found)
+        folding.add(job, [entry])
         after = next((r for k, r in folding.rows()[projection].items() if _same(k, key)), None)
-        said = f"{event.type} at {position}"
+        said = f"{entry.event.type} at {entry.position}"
         if after is not None:
             if before is None:
                 writers["row"] = said

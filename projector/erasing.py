@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from eventstore import postgres_errors
 from projector.archived import EVENTS, FOLDED, entry_of, whole_archive
 from projector.errors import ReplayRunning
-from projector.folding import Folding
+from projector.folding import fold_entries
 from projector.ground import make_locks
 from projector.parking import one_replay
 from projector.projections import PROJECTIONS
@@ -275,15 +275,13 @@ async def _fold_again(connection: AsyncConnection, partition: int, jobs: Sequenc
     to = await driver(connection)
     projections = [one for one in await built(connection, PROJECTIONS) if one.job]
     aside = await jobs_aside(connection, partition)
-    folding = Folding(projections, aside=aside)
     rows = await to.fetch(
         f"SELECT {FOLDED} FROM {EVENTS} "  # noqa: S608
         "WHERE partition = $1 AND job = ANY($2) ORDER BY job, epoch, seq",
         partition,
         list(jobs),
     )
-    for row in rows:
-        folding.add(*entry_of(row))
+    folding = fold_entries(projections, map(entry_of, rows), {}, aside)
     # Those that refer to others come behind them, and go before them.
     for projection in reversed(projections):
         await to.execute(

@@ -6,6 +6,7 @@ ProjectorError
 ├── LogForked           the log's server was superseded before it appended this
 ├── ModelNewer          the read model was made by a newer version of this program
 ├── CheckpointMoved     another projector folded the batch that was read
+├── RowRefused          a projection's own code fails over a job
 ├── FoldingStalled      nobody folds a partition to its end
 ├── NotParked           the job that was to be retried or discarded is not parked
 └── ReplayRefused       a rebuild cannot begin, or cannot go on
@@ -71,6 +72,13 @@ class ModelNewer(ProjectorError):
 
 class CheckpointMoved(ProjectorError):
     """What was prefetched is not what comes next any more. Drop it and read again."""
+
+
+class RowRefused(ProjectorError):
+    """A projection cannot make a row of what its events made of a job: that job is to be parked."""
+
+    def __init__(self, projection: str, error: Exception) -> None:
+        super().__init__(f"{projection}: {type(error).__name__}: {error}")
 
 
 class FoldingStalled(ProjectorError):

@@ -1,16 +1,15 @@
 """Folds events into rows, in memory: all that the read model is, before any of it is written."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from eventstore import LogEntry
-from projector.errors import HistoryBroken
-from projector.projection import Change, Key, Projection, Row, Step
+from projector.errors import HistoryBroken, RowRefused
+from projector.projection import Key, OfEvent, Projection, Row
 from schemas import Job, Position, RecordedEvent, SchemaError, UndecodableEvent, evolve
 from schemas.events import Unreadable
 
 Rows = dict[Projection, dict[Key, Row]]
-_Fold = Callable[[Step], Iterable[Change]]
 
 # What a history says that cannot be, and what a projection's own code raises over an event that it
 # was not written for.
@@ -41,7 +40,7 @@ class Folding:
 
     `states` are the jobs as far as they were folded before; it grows with them. `aside` tells from
     which position on a job's events are left out. A job that cannot be folded any further comes to
-    `parked`; the others are not touched by it.
+    `parked`; the others are not touched by it. Times of events are in UTC.
     """
 
     def __init__(
@@ -55,66 +54,83 @@ class Folding:
         self._aside = dict(aside or {})
         self._rows: Rows = {projection: {} for projection in projections}
         self._ends: dict[str, Position] = {}
-        self._of_event: dict[type, list[tuple[Projection, _Fold]]] = {}
+        self._changes: list[tuple[Job | None, Job]] = []
+        self._of_event: dict[type, list[tuple[Projection, OfEvent]]] = {}
         for projection in self._rows:
             for kind, fold in projection.of_event.items():
                 self._of_event.setdefault(kind, []).append((projection, fold))
 
-    def add(self, position: Position, event: RecordedEvent) -> None:
-        """Fold one more event."""
-        job = event.job
-        if self._aside and job in self._aside and position >= self._aside[job]:
-            return
-        before = self.states.get(job)
-        try:
-            after = advance(before, event)
-            changes = self._changes(before, event, after)
-        except _CANNOT_FOLD as error:
-            self._aside[job] = position
-            self.parked.append(parked_at(position, event, error))
-            return
-        self.states[job] = after
-        self._ends[job] = position
-        for projection, (key, said) in changes:
-            rows = self._rows[projection]
-            there = rows.get(key)
-            if there is None:
-                rows[key] = projection.new(key, said)
-            else:
-                projection.merge_into(there, said)
-
-    def _changes(
-        self, before: Job | None, event: RecordedEvent, after: Job
-    ) -> Sequence[tuple[Projection, Change]]:
-        folds = self._of_event.get(type(event.payload))
-        if folds is None:
-            return ()
-        step = Step(before, event, after)
-        return [(projection, change) for projection, fold in folds for change in fold(step)]
+    def add(self, job: str, history: Iterable[LogEntry]) -> None:
+        """Fold the next events of a job."""
+        aside = self._aside.get(job)
+        state = since = self.states.get(job)
+        end: Position | None = None
+        for position, event in history:
+            if aside is not None and position >= aside:
+                break
+            try:
+                after = advance(state, event)
+                said = [
+                    (projection, change)
+                    for projection, fold in self._of_event.get(type(event.payload), ())
+                    if (change := fold(state, event, after))
+                ]
+            except _CANNOT_FOLD as error:
+                self._aside[job] = position
+                self.parked.append(parked_at(position, event, error))
+                break
+            for projection, change in said:
+                projection.take(self._rows[projection], change)
+            # A sum may be one of a day: what is told of together does not reach over midnight.
+            if state is not None and event.time.date() != state.updated_at.date():
+                if state is not since:
+                    self._changes.append((since, state))
+                since = state
+            state, end = after, position
+        if state is not None and end is not None:
+            self.states[job] = state
+            self._ends[job] = end
+            self._changes.append((since, state))
 
     def rows(self) -> Rows:
-        """The rows that all events so far lead to."""
-        for projection, rows in self._rows.items():
-            if projection.of_job is not None:
-                for job, position in self._ends.items():
-                    row = projection.of_job(self.states[job], position)
-                    if row is not None:
-                        rows[projection.key_of(row)] = row
-        self._ends.clear()
+        """The rows that all events so far lead to. Raises `RowRefused`."""
+        states, ends = self.states, self._ends
+        try:
+            for projection, rows in self._rows.items():
+                of_job = projection.of_job
+                if of_job is not None:
+                    made = [of_job(states[job], position) for job, position in ends.items()]
+                    rows.update({projection.key_of(row): row for row in made if row is not None})
+                if projection.of_sum is not None:
+                    for before, after in self._changes:
+                        if change := projection.added(before, after):
+                            projection.take(rows, change)
+        except _CANNOT_FOLD as error:
+            raise RowRefused(projection.name, error) from error
+        ends.clear()
+        self._changes.clear()
         return self._rows
 
 
 def fold_entries(
     projections: Iterable[Projection],
-    entries: Sequence[LogEntry],
+    entries: Iterable[LogEntry],
     states: dict[str, Job],
     aside: Mapping[str, Position],
 ) -> Folding:
     """A folding of all these entries."""
     folding = Folding(projections, states, aside)
-    for entry in entries:
-        folding.add(entry.position, entry.event)
+    for job, history in by_job(entries).items():
+        folding.add(job, history)
     return folding
+
+
+def by_job(entries: Iterable[LogEntry]) -> dict[str, list[LogEntry]]:
+    """The entries of each job, in their order."""
+    histories: dict[str, list[LogEntry]] = {}
+    for entry in entries:
+        histories.setdefault(entry.event.job, []).append(entry)
+    return histories
 
 
 def advance(job: Job | None, event: RecordedEvent) -> Job:

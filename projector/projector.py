@@ -8,8 +8,8 @@ read the log behind the checkpoint          outside of any transaction
 └ move the checkpoint                       commit
 
 What cannot be folded parks its job, never its partition. A fold that fails is known before anything
-is written. What only Postgres refuses (it keeps a constraint) is found by doing the batch again,
-job by job under savepoints.
+is written. A row that cannot be made, or that only Postgres refuses (it keeps a constraint), is
+found by doing the batch again, job by job under savepoints.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,6 +39,7 @@ from projector.errors import (
     ModelNewer,
     ProjectorError,
     ReplayRefused,
+    RowRefused,
 )
 from projector.ground import check_rightful, make_locks, stand
 from projector.numbers import keep_last_builds
@@ -205,7 +206,7 @@ class Projector:
             return 0
         try:
             moved = await self._fold(partition, behind, entries)
-        except (DBAPIError, PostgresError) as error:
+        except (RowRefused, DBAPIError, PostgresError) as error:
             if not is_refusal(error):
                 raise
             moved = await self._fold(partition, behind, entries, job_by_job=True)

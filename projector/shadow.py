@@ -19,9 +19,17 @@ from sqlalchemy.schema import AddConstraint, CreateIndex, CreateTable
 from eventstore import LogEntry
 from projector.archived import entries_behind
 from projector.batches import fold_into, fold_job_by_job, is_refusal
+from projector.errors import RowRefused
 from projector.folding import Parked, Rows
 from projector.projection import Projection
-from projector.shares import FoldedShare, Share, fold_elsewhere, fold_here, share_entries
+from projector.shares import (
+    FoldedRows,
+    FoldedShare,
+    Share,
+    fold_elsewhere,
+    fold_here,
+    share_entries,
+)
 from projector.tables import checkpoints
 from projector.writing import copy_rows, jobs_aside, move_checkpoint, write_rows
 from schemas import Position
@@ -131,29 +139,30 @@ class Shadow:
         try:
             async with self.connection.begin_nested():
                 return await fold(job_by_job=False)
-        except (DBAPIError, PostgresError) as error:
+        except (RowRefused, DBAPIError, PostgresError) as error:
             if not is_refusal(error):
                 raise
             return await fold(job_by_job=True)
 
     async def _write(self, share: FoldedShare, source: Source) -> list[Parked]:
         """Write the rows of a share; the jobs that could not be folded or written to their end."""
-        try:
-            async with self.connection.begin_nested():
-                await self._copy(share)
-                return share.parked
-        except (DBAPIError, PostgresError) as error:
-            if not is_refusal(error):
-                raise
-            entries = await share_entries(source.seen, share.share)
-            return await fold_job_by_job(
-                self.connection, self.projections, entries, {}, source.aside, self.schema
-            )
+        if share.rows is not None:
+            try:
+                async with self.connection.begin_nested():
+                    await self._copy(share.rows)
+                    return share.parked
+            except (DBAPIError, PostgresError) as error:
+                if not is_refusal(error):
+                    raise
+        entries = await share_entries(source.seen, share.share)
+        return await fold_job_by_job(
+            self.connection, self.projections, entries, {}, source.aside, self.schema
+        )
 
-    async def _copy(self, share: FoldedShare) -> None:
+    async def _copy(self, of_share: FoldedRows) -> None:
         tallies: Rows = {}
         for projection in self.projections:
-            rows = share.rows[projection.name]
+            rows = of_share[projection.name]
             if projection.job:
                 await copy_rows(self.connection, projection, rows, self.schema)
             else:

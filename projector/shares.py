@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import LogEntry, connect_postgres
 from projector.archived import EVENTS, FOLDED, entry_of, histories, history_of
+from projector.errors import RowRefused
 from projector.folding import Folding, Parked
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
@@ -30,6 +31,9 @@ UNHURRIED = {"idle_in_transaction_session_timeout": "0", "datestyle": "ISO", "ti
 """A share is folded in the middle of a transaction, and others meanwhile. Times come as text."""
 
 
+FoldedRows = dict[str, list[tuple[Any, ...]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """The jobs from `first` up to, not including, `last`; or those that are named."""
@@ -41,10 +45,13 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class FoldedShare:
-    """What a share came to: rows by projection, as tuples of its columns; how much it was."""
+    """What a share came to: rows by projection, as tuples of its columns; how much it was.
+
+    No rows where one of its jobs has one that cannot be made.
+    """
 
     share: Share
-    rows: Mapping[str, list[tuple[Any, ...]]]
+    rows: FoldedRows | None
     parked: list[Parked]
     events: int
     jobs: int
@@ -79,26 +86,36 @@ async def fold_share(
 ) -> FoldedShare:
     """Fold a share as the connection's transaction sees it."""
     folding = Folding(projections, aside=aside)
-    events = 0
+    rows: FoldedRows | None = {one.name: [] for one in projections}
+    events = jobs = 0
     send, receive = anyio.create_memory_object_stream[list[asyncpg.Record]](1)
     async with anyio.create_task_group() as tasks, receive:
         tasks.start_soon(_fetch, await histories(connection, *_of_share(share)), send)
-        async for rows in receive:
-            for row in rows:
-                for position, event in history_of(row):
-                    folding.add(position, event)
-                    events += 1
-    jobs = len(folding.states)
-    return FoldedShare(
-        share,
-        {
-            projection.name: list(map(projection.values_of, of_one.values()))
-            for projection, of_one in folding.rows().items()
-        },
-        folding.parked,
-        events,
-        jobs,
-    )
+        async for fetched in receive:
+            for row in fetched:
+                job, history = history_of(row)
+                folding.add(job, history)
+                events += len(history)
+            jobs += len(folding.states)
+            # By and by, while they are in the processor's cache.
+            rows = rows and _with(rows, folding)
+    if rows is not None:
+        for one, of_many in folding.rows().items():
+            rows[one.name] += map(one.values_of, of_many.values())
+    return FoldedShare(share, rows, folding.parked, events, jobs)
+
+
+def _with(rows: FoldedRows, folding: Folding) -> FoldedRows | None:
+    """The rows, and those of whole jobs, which the folding loses; None if one cannot be made."""
+    try:
+        for one, of_jobs in folding.rows().items():
+            if one.job:
+                rows[one.name] += map(one.values_of, of_jobs.values())
+                of_jobs.clear()
+    except RowRefused:
+        return None
+    folding.states.clear()
+    return rows
 
 
 async def share_entries(connection: AsyncConnection, share: Share) -> list[LogEntry]:

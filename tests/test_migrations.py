@@ -38,6 +38,8 @@ CONSTRAINTS = """
 SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
 WHERE connamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'headrace'))
 """
+HAS_FOLDS = "SELECT to_regclass('headrace.projections') IS NOT NULL"
+FOLDS = "SELECT 'fold', name, version FROM headrace.projections"
 
 
 @pytest.fixture
@@ -59,11 +61,14 @@ async def downgrade(engine: AsyncEngine, revision: str) -> None:
 
 
 async def definitions(engine: AsyncEngine) -> set[tuple[object, ...]]:
-    """Every column, index and constraint of ours, except Alembic's own table."""
+    """Every column, index and constraint of ours, except Alembic's own table; and which folds."""
     async with engine.connect() as connection:
+        queries = [COLUMNS, INDEXES, CONSTRAINTS]
+        if (await connection.execute(text(HAS_FOLDS))).scalar_one():
+            queries.append(FOLDS)
         return {
             tuple(row)
-            for query in (COLUMNS, INDEXES, CONSTRAINTS)
+            for query in queries
             for row in await connection.execute(text(query))
             if "alembic_version" not in str(row)
         }
@@ -253,7 +258,9 @@ async def test_what_an_older_database_lacks_is_made_good_from_its_archive(
     expected = fold_entries(PROJECTIONS, entries, {}, {}).rows()
     found = await contents(engine)
     for projection, folded in expected.items():
-        assert found[projection.name] == [folded[key] for key in sorted(folded)]
+        assert found[projection.name] == [
+            {name: folded[key][name] for name in projection.columns} for key in sorted(folded)
+        ]
     assert (await verify(engine))[1] == []
     assert await backfill(engine) == []
 

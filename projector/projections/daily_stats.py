@@ -1,28 +1,17 @@
 """`daily_stats`: what happened in a project on a day (UTC). An example to write others by.
 
-Everything is a sum: a row that is there takes up whatever a new event adds to it.
+Everything is a sum over jobs: what a job has come to by now is told whole, and the day's row takes
+up by how much that is more than it was.
 """
 
-from collections.abc import Callable
-from datetime import UTC
-from decimal import Decimal
+from datetime import UTC, timedelta
 
 from sqlalchemy import BigInteger, Column, Date, Integer, Numeric, Table, Text
 
-from projector.projection import Change, Merge, Projection, Step
+from projector.projection import Change, Merge, Projection
 from projector.projections.money import usd
 from projector.tables import metadata
-from schemas.events import (
-    ChecksFailed,
-    JobCancelled,
-    JobFailed,
-    JobQueued,
-    JobReady,
-    JobStarted,
-    Metered,
-    PhaseCompleted,
-    RetryScheduled,
-)
+from schemas import Job, Status
 
 daily_stats = Table(
     "daily_stats",
@@ -49,56 +38,23 @@ daily_stats = Table(
 _SUMS = tuple(column.name for column in daily_stats.columns if not column.primary_key)
 
 
-def _added(step: Step, **sums: int | Decimal) -> list[Change]:
-    day = step.event.time.astimezone(UTC).date()
-    return [((step.after.tenant, step.after.project, day), sums)]
+def _sum(job: Job) -> Change:
+    key = (job.tenant, job.project, job.updated_at.astimezone(UTC).date())
+    waited = job.started_at - job.queued_at if job.started_at else timedelta()
+    return key, {
+        "queued": 1,
+        "started": int(job.started_at is not None),
+        "queue_wait_ms": round(waited.total_seconds() * 1000),
+        "takeovers": max(job.attempt - 1, 0),
+        "repairs": len(job.failures),
+        "ready": int(job.status is Status.READY),
+        "failed": int(job.status is Status.FAILED),
+        "cancelled": int(job.status is Status.CANCELLED),
+        "input_tokens": job.input_tokens,
+        "output_tokens": job.output_tokens,
+        "cost_usd": usd(job.cost_usd),
+        "wall_ms": job.wall_ms,
+    }
 
 
-def _counted(column: str) -> Callable[[Step], list[Change]]:
-    return lambda step: _added(step, **{column: 1})
-
-
-def _started(step: Step) -> list[Change]:
-    if step.before is None or step.before.started_at is not None:
-        return _added(step, takeovers=1)
-    waited = step.event.time - step.after.queued_at
-    return _added(step, started=1, queue_wait_ms=round(waited.total_seconds() * 1000))
-
-
-def _ended(column: str) -> Callable[[Step], list[Change]]:
-    return lambda step: _added(step, **{column: 1, "wall_ms": step.after.wall_ms})
-
-
-def _ended_and_spent(column: str) -> Callable[[Step], list[Change]]:
-    ended = _ended(column)
-    return lambda step: ended(step) + _spent(step)
-
-
-def _spent(step: Step) -> list[Change]:
-    told = step.event.payload
-    assert isinstance(told, Metered)  # noqa: S101 - registered for it
-    if not (told.input_tokens or told.output_tokens or told.cost_usd):
-        return []
-    return _added(
-        step,
-        input_tokens=told.input_tokens,
-        output_tokens=told.output_tokens,
-        cost_usd=usd(told.cost_usd),
-    )
-
-
-DAILY_STATS = Projection(
-    daily_stats,
-    of_event={
-        JobQueued: _counted("queued"),
-        JobStarted: _started,
-        ChecksFailed: _counted("repairs"),
-        JobReady: _ended("ready"),
-        JobFailed: _ended_and_spent("failed"),
-        JobCancelled: _ended_and_spent("cancelled"),
-        PhaseCompleted: _spent,
-        RetryScheduled: _spent,
-    },
-    merge=dict.fromkeys(_SUMS, Merge.ADD),
-    version=2,
-)
+DAILY_STATS = Projection(daily_stats, of_sum=_sum, merge=dict.fromkeys(_SUMS, Merge.ADD), version=3)

@@ -90,50 +90,13 @@ jobs = Table(
     Index("jobs_goal", text("to_tsvector('simple', goal)"), postgresql_using="gin"),
 )
 
-OF_STATE = (
-    "tenant",
-    "user_id",
-    "goal",
-    "tier",
-    "attempt",
-    "worker",
-    "round",
-    "version",
-    "base_build",
-    "restore",
-    "build_number",
-    "manifest",
-    "log",
-    "failure_kind",
-    "error_message",
-    "debug_id",
-    "input_tokens",
-    "output_tokens",
-    "cost_usd",
-    "repair_input_tokens",
-    "repair_output_tokens",
-    "repair_cost_usd",
-    "retries",
-    "scaffold_ms",
-    "code_ms",
-    "deps_ms",
-    "checks_ms",
-    "queued_at",
-    "started_at",
-    "finished_at",
-    "updated_at",
-    "sandbox_id",
-    "preview_url",
-    "build_version",
-    "workspace_path",
-)
-"""Columns that carry the attribute of the same name."""
-
 
 def job_row(job: Job, position: Position) -> Row:
-    """The job's row, as of the event at `position`."""
-    state = job.__dict__
-    row = {name: state[name] for name in OF_STATE}
+    """The job's row, as of the event at `position`: what it is called as in its state, and these.
+
+    What of its state is no column is in it too: to pick would take five times as long.
+    """
+    row = job.__dict__.copy()
     row["id"] = job.job
     row["project_id"] = job.project
     row["status"] = str(job.status)

@@ -1,8 +1,5 @@
 """`phases`: the timeline of every job, a row for each time that it was in a phase."""
 
-from collections.abc import Callable
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -16,10 +13,10 @@ from sqlalchemy import (
     Text,
 )
 
-from projector.projection import Change, Merge, Projection, Row, Step
+from projector.projection import Change, Merge, OfEvent, Projection, Row
 from projector.projections.jobs import jobs
 from projector.tables import metadata
-from schemas import Job, Phase
+from schemas import Job, Phase, RecordedEvent
 from schemas.events import (
     CancelRequested,
     ChecksFailed,
@@ -57,74 +54,62 @@ phases = Table(
 )
 
 
-def _entered(step: Step) -> list[Change]:
-    entered = step.event.payload
+def _entered(_: Job | None, event: RecordedEvent, job: Job) -> Change:
+    entered = event.payload
     assert isinstance(entered, PhaseStarted)  # noqa: S101 - registered for it
-    return _said(
-        step.after, entered.phase, entered.round, started_at=step.event.time, outcome="running"
-    )
+    return _said(job, entered.phase, entered.round, event, "running")
 
 
-def _completed(step: Step) -> list[Change]:
-    done = step.event.payload
+def _completed(_: Job | None, event: RecordedEvent, job: Job) -> Change:
+    done = event.payload
     assert isinstance(done, PhaseCompleted)  # noqa: S101 - registered for it
-    return _said(
-        step.after,
-        done.phase,
-        done.round,
-        started_at=step.event.time,
-        finished_at=step.event.time,
-        duration_ms=done.duration_ms,
-        outcome="completed",
-        **_used(done),
-    )
+    change = _said(job, done.phase, done.round, event, "completed", used=done)
+    change[1]["finished_at"] = event.time
+    change[1]["duration_ms"] = done.duration_ms
+    return change
 
 
-def _retried(step: Step) -> list[Change]:
-    retry = step.event.payload
+def _retried(_: Job | None, event: RecordedEvent, job: Job) -> Change:
+    retry = event.payload
     assert isinstance(retry, RetryScheduled)  # noqa: S101 - registered for it
-    return _said(
-        step.after,
-        retry.phase,
-        retry.round,
-        started_at=step.event.time,
-        outcome="running",
-        **_used(retry),
-    )
+    return _said(job, retry.phase, retry.round, event, "running", used=retry)
 
 
-def _used(told: Metered) -> Row:
-    return {
-        "input_tokens": told.input_tokens,
-        "output_tokens": told.output_tokens,
-        "cost_usd": told.cost_usd,
-    }
-
-
-def _left(outcome: str) -> Callable[[Step], list[Change]]:
+def _left(outcome: str) -> OfEvent:
     """The phase that the job was in, unless it had completed it, ends another way."""
 
-    def left(step: Step) -> list[Change]:
-        before, at, told = step.before, step.event.time, step.event.payload
-        phase = before.current_phase if before else None
-        if before is None or phase is None or phase in before.completed:
-            return []
-        return _said(
-            before,
-            phase,
-            before.round,
-            started_at=at,
-            finished_at=at,
-            outcome=outcome,
-            **(_used(told) if isinstance(told, Metered) else {}),
-        )
+    def left(job: Job | None, event: RecordedEvent, _: Job) -> Change | None:
+        phase = job.current_phase if job else None
+        if job is None or phase is None or phase in job.completed:
+            return None
+        used = event.payload if isinstance(event.payload, Metered) else None
+        change = _said(job, phase, job.round, event, outcome, used=used)
+        change[1]["finished_at"] = event.time
+        return change
 
     return left
 
 
-def _said(job: Job, phase: Phase, number: int, **said: Any) -> list[Change]:
-    said["tenant"], said["project_id"] = job.tenant, job.project
-    return [((job.job, job.attempt, number, str(phase)), said)]
+def _said(
+    job: Job,
+    phase: Phase,
+    number: int,
+    event: RecordedEvent,
+    outcome: str,
+    *,
+    used: Metered | None = None,
+) -> Change:
+    said: Row = {
+        "tenant": job.tenant,
+        "project_id": job.project,
+        "started_at": event.time,
+        "outcome": outcome,
+    }
+    if used is not None:
+        said["input_tokens"] = used.input_tokens
+        said["output_tokens"] = used.output_tokens
+        said["cost_usd"] = used.cost_usd
+    return (job.job, job.attempt, number, str(phase)), said
 
 
 PHASES = Projection(

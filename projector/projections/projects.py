@@ -1,21 +1,11 @@
 """`projects`: what each project has come to."""
 
-from typing import Any
-
 from sqlalchemy import BigInteger, Column, DateTime, Integer, Numeric, Table, Text
 
-from projector.projection import Change, Merge, Projection, Step
+from projector.projection import Change, Merge, Projection
 from projector.projections.money import usd
 from projector.tables import metadata
-from schemas.events import (
-    JobCancelled,
-    JobFailed,
-    JobQueued,
-    JobReady,
-    Metered,
-    PhaseCompleted,
-    RetryScheduled,
-)
+from schemas import Job, Status
 
 projects = Table(
     "projects",
@@ -31,42 +21,29 @@ projects = Table(
     Column("output_tokens", BigInteger, nullable=False),
     Column("cost_usd", Numeric(20, 9), nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    # When one of its jobs was queued or ended last.
     Column("updated_at", DateTime(timezone=True), nullable=False),
 )
 
 
-def _said(step: Step, **said: Any) -> list[Change]:
-    said["created_at"] = said["updated_at"] = step.event.time
-    return [((step.after.tenant, step.after.project), said)]
-
-
-def _ready(step: Step) -> list[Change]:
-    return _said(step, ready=1, latest_build=step.after.build_number)
-
-
-def _spent(step: Step) -> list[Change]:
-    told = step.event.payload
-    assert isinstance(told, Metered)  # noqa: S101 - registered for it
-    if not (told.input_tokens or told.output_tokens or told.cost_usd):
-        return []
-    return _said(
-        step,
-        input_tokens=told.input_tokens,
-        output_tokens=told.output_tokens,
-        cost_usd=usd(told.cost_usd),
-    )
+def _sum(job: Job) -> Change:
+    return (job.tenant, job.project), {
+        "latest_build": job.build_number,
+        "jobs": 1,
+        "ready": int(job.status is Status.READY),
+        "failed": int(job.status is Status.FAILED),
+        "cancelled": int(job.status is Status.CANCELLED),
+        "input_tokens": job.input_tokens,
+        "output_tokens": job.output_tokens,
+        "cost_usd": usd(job.cost_usd),
+        "created_at": job.queued_at,
+        "updated_at": job.finished_at or job.queued_at,
+    }
 
 
 PROJECTS = Projection(
     projects,
-    of_event={
-        JobQueued: lambda step: _said(step, jobs=1),
-        JobReady: _ready,
-        JobFailed: lambda step: _said(step, failed=1) + _spent(step),
-        JobCancelled: lambda step: _said(step, cancelled=1) + _spent(step),
-        PhaseCompleted: _spent,
-        RetryScheduled: _spent,
-    },
+    of_sum=_sum,
     merge={
         "latest_build": Merge.MOST,
         "jobs": Merge.ADD,
@@ -79,4 +56,5 @@ PROJECTS = Projection(
         "created_at": Merge.LEAST,
         "updated_at": Merge.MOST,
     },
+    version=2,
 )

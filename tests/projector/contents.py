@@ -67,7 +67,9 @@ async def folded(
     ends = {entry.position.partition: entry.position for entry in entries}
     return {
         **{
-            projection.name: [rows[key] for key in sorted(rows)]
+            projection.name: [
+                {name: rows[key][name] for name in projection.columns} for key in sorted(rows)
+            ]
             for projection, rows in folding.rows().items()
         },
         "checkpoints": [

@@ -1,13 +1,15 @@
 """What keeps a job from being folded, and how the cause goes away again."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore
 from projector import parked_jobs
-from schemas import JobRef, Position
+from projector.projection import Change, Projection
+from schemas import Job, JobRef, Position, Status
 from schemas.events import JobStarted, Known, Payload, PhaseCompleted
 from tests.histories import PROJECT, TENANT, build
 from tests.projector.contents import Rows, contents, execute, folded
@@ -47,6 +49,19 @@ async def spoil(
     """A job of which version `after` + 1 cannot be decoded, and more behind it."""
     history = [*build()[:after], damaged(), *build()[after + 1 :]]
     return await forge(store, history, tenant=tenant, project=project)
+
+
+def stumbling(one: Projection, project: str) -> Projection:
+    """A projection that fails over the jobs of this project as long as they are in code."""
+    of_sum = one.of_sum
+    assert of_sum is not None
+
+    def stumble(job: Job) -> Change:
+        if job.project == project and job.status is Status.CODE:
+            raise ZeroDivisionError("no seats")
+        return of_sum(job)
+
+    return replace(one, of_sum=stumble)
 
 
 async def refuse_job(engine: AsyncEngine, job: str, *, table: str = "phases") -> None:

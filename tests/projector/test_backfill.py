@@ -13,15 +13,14 @@ from eventstore import EventStore, Hub
 from eventstore.parts import months, part
 from projector import Projector, backfill, rebuild, verify
 from projector.errors import ModelNewer
-from projector.projection import Projection
+from projector.projection import Change, Projection
 from projector.projections import DAILY_STATS, JOBS, PROJECTIONS
-from schemas import JobRef
-from schemas.events import JobQueued
+from schemas import Job, JobRef
 from service.embedded import Servers
 from tests.histories import all_completed, build, ready, started
 from tests.projector.contents import contents, execute, folded, scalar
 from tests.projector.processes import another_process, at_the_first_job, beside, until
-from tests.projector.spoiling import parked
+from tests.projector.spoiling import parked, stumbling
 from tests.projector.writing import write
 
 pytestmark = pytest.mark.anyio
@@ -118,9 +117,14 @@ async def test_a_backfill_leaves_the_other_tables_where_they_are(
 @pytest.fixture
 def changed(monkeypatch: pytest.MonkeyPatch) -> tuple[Projection, ...]:
     """Newer code: a day counts each queued job twice."""
-    once = DAILY_STATS.of_event[JobQueued]
-    twice = {**DAILY_STATS.of_event, JobQueued: lambda step: [*once(step), *once(step)]}
-    newer = replace(DAILY_STATS, of_event=twice, version=DAILY_STATS.version + 1)
+    once = DAILY_STATS.of_sum
+    assert once is not None
+
+    def twice(job: Job) -> Change:
+        key, said = once(job)
+        return key, said | {"queued": 2 * said["queued"]}
+
+    newer = replace(DAILY_STATS, of_sum=twice, version=DAILY_STATS.version + 1)
     projections = tuple(newer if one is DAILY_STATS else one for one in PROJECTIONS)
     monkeypatch.setattr("projector.replay.PROJECTIONS", projections)
     return projections
@@ -173,7 +177,7 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> tuple[Projection, ...]:
     """Newer code: no day may cost anything, which one of the projects does not keep to."""
     table = DAILY_STATS.table.to_metadata(MetaData())
     table.append_constraint(CheckConstraint("project_id <> 'odd'", name="never_odd"))
-    newer = replace(DAILY_STATS, table=table, version=2)
+    newer = replace(DAILY_STATS, table=table, version=DAILY_STATS.version + 1)
     projections = tuple(newer if one is DAILY_STATS else one for one in PROJECTIONS)
     for module in ("replay", "shares"):
         monkeypatch.setattr(f"projector.{module}.PROJECTIONS", projections)
@@ -217,6 +221,55 @@ async def test_a_row_that_postgres_refuses_while_a_backfill_catches_up_parks_its
     await rebuild(engine, only=[strict[-1]], on_progress=at_the_first_job(fold))
     assert [*await parked(engine)] == written
     assert await scalar(engine, "SELECT sum(queued) FROM daily_stats") == len(jobs)
+
+
+# --- rows that cannot be made --------------------------------------------------------------------
+
+
+@pytest.fixture
+def unsteady(monkeypatch: pytest.MonkeyPatch) -> Projection:
+    """Newer code: it fails over what is in code of one of the projects."""
+    newer = replace(stumbling(DAILY_STATS, "odd"), version=DAILY_STATS.version + 1)
+    projections = tuple(newer if one is DAILY_STATS else one for one in PROJECTIONS)
+    monkeypatch.setattr("projector.replay.PROJECTIONS", projections)
+    return newer
+
+
+async def test_a_row_that_cannot_be_made_of_a_share_parks_its_job(
+    store: EventStore,
+    engine: AsyncEngine,
+    projector: Projector,
+    jobs: list[JobRef],
+    unsteady: Projection,
+) -> None:
+    odd = await write(store, all_completed()[:5], project="odd")
+    await projector.catch_up()
+    replayed = await rebuild(engine, only=[unsteady])
+    assert (replayed.events, replayed.jobs) == (
+        await scalar(engine, "SELECT count(*) FROM headrace.events"),
+        len(jobs) + 1,
+    )
+    assert [*await parked(engine)] == [odd.job]
+    assert await scalar(engine, "SELECT sum(queued) FROM daily_stats") == len(jobs) + 1
+
+
+async def test_a_row_that_cannot_be_made_while_a_backfill_catches_up_parks_its_job(
+    store: EventStore,
+    engine: AsyncEngine,
+    jobs: list[JobRef],
+    unsteady: Projection,
+    servers: Servers,
+    database_url: str,
+) -> None:
+    written: list[str] = []
+
+    async def fold() -> None:
+        async with another_process(servers, database_url) as other:
+            written.append((await write(other.store, all_completed()[:5], project="odd")).job)
+            await other.projector.catch_up()
+
+    await rebuild(engine, only=[unsteady], on_progress=at_the_first_job(fold))
+    assert [*await parked(engine)] == written
 
 
 # --- by itself -----------------------------------------------------------------------------------

@@ -8,20 +8,24 @@ from projector.folding import fold_entries
 from projector.projections import DAILY_STATS
 from schemas import Phase, Position
 from schemas.events import JobCancelled, Known
-from tests.histories import build, completed, failed, queued, recorded, repaired_build, started
+from tests.histories import JOB, build, completed, failed, queued, recorded, repaired_build, started
 from tests.projector.given import OTHER_JOB, THIRD_JOB, given
 
 DAY = date(2026, 3, 1)
 ENDS = ("ready", "failed", "cancelled")
 
 
-def by_day(history: list[Known], *times: datetime) -> dict[date, dict[str, object]]:
-    """The rows of a job whose events happened at these times."""
-    entries = [
+def at_times(history: list[Known], *times: datetime) -> list[LogEntry]:
+    """A job whose events happened at these times."""
+    return [
         LogEntry(Position(2, 1, number), event._replace(time=time))
         for number, (event, time) in enumerate(zip(recorded(history), times, strict=True), start=1)
     ]
-    rows = fold_entries([DAILY_STATS], entries, {}, {}).rows()[DAILY_STATS]
+
+
+def by_day(history: list[Known], *times: datetime) -> dict[date, dict[str, object]]:
+    """The rows of a job whose events happened at these times."""
+    rows = fold_entries([DAILY_STATS], at_times(history, *times), {}, {}).rows()[DAILY_STATS]
     return {row["day"]: row for row in rows.values()}
 
 
@@ -86,6 +90,23 @@ def test_an_event_counts_on_the_day_on_which_it_happened() -> None:
     first, second = rows[date(2026, 2, 28)], rows[date(2026, 3, 1)]
     assert (first["queued"], first["started"], first["input_tokens"]) == (1, 0, 0)
     assert (second["queued"], second["started"], second["input_tokens"]) == (0, 1, 10)
+
+
+def test_a_day_has_the_same_row_wherever_a_batch_ends() -> None:
+    history = repaired_build()
+    # The clocks of workers differ: day, next day, day, next day, …
+    times = [
+        datetime(2026, 3, 1 + number % 2, 23, 59, number, tzinfo=UTC)
+        for number, _ in enumerate(history)
+    ]
+    entries = at_times(history, *times)
+    whole = fold_entries([DAILY_STATS], entries, {}, {}).rows()
+    assert len(whole[DAILY_STATS]) == 2
+    for cut in range(1, len(entries)):
+        folding = fold_entries([DAILY_STATS], entries[:cut], {}, {})
+        folding.rows()
+        folding.add(JOB, entries[cut:])
+        assert folding.rows() == whole
 
 
 def test_a_day_is_a_day_in_utc_wherever_the_clock_was() -> None:

@@ -5,9 +5,9 @@ import pytest
 from eventstore import LogEntry
 from projector import HistoryBroken
 from projector.folding import Folding, advance, fold_entries
-from projector.projection import Change, Projection, Step
+from projector.projection import Change, Projection
 from projector.projections import JOBS, PHASES, PROJECTIONS
-from schemas import Job, Position
+from schemas import Job, Position, RecordedEvent
 from schemas.events import JobStarted, UnknownEvent, Unreadable
 from tests.histories import (
     JOB,
@@ -98,22 +98,19 @@ def test_rows_that_were_asked_for_in_the_middle_are_the_same_in_the_end() -> Non
     entries = entries_of(JOB, OTHER_JOB)
     folding = Folding(PROJECTIONS)
     for entry in entries:
-        folding.add(*entry)
+        folding.add(entry.event.job, [entry])
         folding.rows()
     assert folding.rows() == fold_entries(PROJECTIONS, entries, {}, {}).rows()
 
 
 def test_a_fold_that_raises_parks_the_job_and_leaves_the_others_alone() -> None:
-    def stumble(step: Step) -> list[Change]:
-        if step.event.job == JOB:
+    def stumble(_: Job | None, event: RecordedEvent, __: Job) -> Change | None:
+        if event.job == JOB:
             raise KeyError("colour")
-        return []
+        return None
 
     stumbling = Projection(PHASES.table, of_event={JobStarted: stumble})
-    other = "01900000-0000-7000-8000-000000000002"
-    folding = Folding([JOBS, stumbling])
-    for seq, event in enumerate([*recorded(build()), *recorded(build(2), job=other)], start=1):
-        folding.add(Position(0, 1, seq), event)
+    folding = fold_entries([JOBS, stumbling], entries_of(JOB, OTHER_JOB), {}, {})
     assert [(one.job, one.version, one.error) for one in folding.parked] == [(JOB, 2, "'colour'")]
     found = {row["id"]: row["version"] for row in folding.rows()[JOBS].values()}
-    assert found == {JOB: 1, other: len(build())}
+    assert found == {JOB: 1, OTHER_JOB: len(build())}

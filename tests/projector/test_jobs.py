@@ -38,7 +38,8 @@ def row_after(*payloads: Known) -> dict[str, object]:
     """The row of a job to which this happened."""
     job = state_after(payloads)
     assert job is not None
-    return job_row(job, AT)
+    row = job_row(job, AT)
+    return {name: row[name] for name in JOBS.columns}
 
 
 @whatever(job_histories())

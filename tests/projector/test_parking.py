@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore
 from projector import Projector, parked_jobs, rebuild, verify
+from projector.projections import DAILY_STATS, PROJECTIONS
 from schemas import JobRef, Phase
 from schemas.events import Known
 from tests.histories import TENANT, build, completed, queued, repaired_build, started
@@ -19,6 +20,7 @@ from tests.projector.spoiling import (
     refuse_job,
     refuse_no_more,
     spoil,
+    stumbling,
 )
 from tests.projector.writing import ONE_PER_PARTITION, forge, write
 
@@ -121,6 +123,22 @@ async def test_a_job_that_cannot_be_folded_is_parked_and_all_others_go_on(
     assert one.version == version
     assert error in one.error
     await assert_only_parked(store, engine, job)
+
+
+async def test_a_job_of_which_a_row_cannot_be_made_is_parked_and_all_others_go_on(
+    store: EventStore, engine: AsyncEngine
+) -> None:
+    projections = [stumbling(one, "odd") if one is DAILY_STATS else one for one in PROJECTIONS]
+    await write(store, build())
+    history = build()[:5]  # the last one has it enter code
+    odd = await write(store, history, project="odd")
+    await write(store, repaired_build(2))
+    await Projector(store, engine, projections).catch_up()
+    async with engine.connect() as connection:
+        (one,) = await parked_jobs(connection)
+    assert (one.job_id, one.version) == (odd.job, 5)
+    assert "daily_stats: ZeroDivisionError: no seats" in one.error
+    await assert_only_parked(store, engine, odd)
 
 
 @EACH_CAUSE

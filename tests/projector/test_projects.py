@@ -6,8 +6,8 @@ from projector.projections import PROJECTS
 from projector.projections.money import usd
 from schemas import Phase
 from schemas.events import JobCancelled, Known, PhaseCompleted, PreviewExpired
-from tests.histories import build, completed, failed, queued, repaired_build, started
-from tests.projector.given import OTHER_JOB, THIRD_JOB, at, given
+from tests.histories import JOB, build, completed, failed, queued, repaired_build, started
+from tests.projector.given import OTHER_JOB, THIRD_JOB, Given, at, given
 
 COUNTS = ("jobs", "ready", "failed", "cancelled", "latest_build")
 
@@ -99,11 +99,14 @@ def test_ten_dimes_are_a_dollar() -> None:
 def test_a_sum_of_money_is_the_same_in_any_order() -> None:
     costs = [1e9, 0.1, 0.2, 1e-9]
     assert sum(costs) != sum(reversed(costs))
-    forwards, backwards = (
-        given(queued(), *spent(*order)).values(PROJECTS, "cost_usd")
-        for order in (costs, costs[::-1])
-    )
-    assert forwards == backwards == [(Decimal("1000000000.300000001"),)]
+
+    def summed(order: list[float]) -> list[tuple[object, ...]]:
+        jobs = Given()
+        for number, cost in enumerate(order):
+            jobs.and_job(queued(), *spent(cost), job=f"{JOB[:-1]}{number}")
+        return jobs.values(PROJECTS, "cost_usd")
+
+    assert summed(costs) == summed(costs[::-1]) == [(Decimal("1000000000.300000001"),)]
 
 
 def test_money_takes_whatever_a_float_can_be() -> None:
