@@ -40,6 +40,17 @@ async def stream_behind(
     return [(one.decode(), fields) for one, fields in entries], exact[0][1] if exact else None
 
 
+async def stream_ends(redis: Redis, key: str) -> tuple[str | None, str | None]:
+    """The ids of a stream's first entry and of its newest one; one trip."""
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.xrange(key, count=1)
+    pipeline.xrevrange(key, count=1)
+    with redis_errors():
+        found: Any = await pipeline.execute()
+    first, last = (entries[0][0].decode() if entries else None for entries in found)
+    return first, last
+
+
 async def stream_end(redis: Redis, key: str) -> str | None:
     """The id of a stream's newest entry."""
     with redis_errors():
@@ -75,6 +86,16 @@ async def hash_fields(redis: Redis, key: str, *names: str) -> list[str | None]:
     with redis_errors():
         values = cast("list[bytes | None]", await redis.hmget(key, list(names)))
     return [None if value is None else value.decode() for value in values]
+
+
+async def fields_of_hashes(redis: Redis, keys: list[str], *names: str) -> list[list[str | None]]:
+    """What `hash_fields` gives, of each of these hashes; one trip."""
+    pipeline = redis.pipeline(transaction=False)
+    for key in keys:
+        pipeline.hmget(key, list(names))
+    with redis_errors():
+        found = cast("list[list[bytes | None]]", await pipeline.execute())
+    return [[None if value is None else value.decode() for value in values] for values in found]
 
 
 async def server_time_ms(redis: Redis) -> int:

@@ -78,27 +78,27 @@ class Register:
             (found,) = await registrations(connection, partition)
         return found
 
-    async def add(self, partitions: Sequence[Registration]) -> None:
-        """Enter all partitions of a log, unless they are registered; all or none."""
-        with postgres_errors():
-            async with self._engine.begin() as connection:
-                for one in partitions:
-                    entered = await connection.execute(
-                        insert(log_partitions_table)
-                        .values(partition=one.partition, lineage=one.lineage, state=one.state)
-                        .on_conflict_do_nothing()
-                    )
-                    if entered.rowcount:
-                        await _enter(connection, one.partition, one.epochs)
-
-    async def mark_open(self, partition: int) -> None:
-        """The partition's log is in Redis: from now on its absence is a loss."""
+    async def add(self, partitions: Sequence[Registration]) -> list[Registration]:
+        """Enter all partitions of a log, unless they are registered; what is registered then."""
         table = log_partitions_table
+        rows = [
+            {"partition": one.partition, "lineage": one.lineage, "state": one.state}
+            for one in partitions
+        ]
+        adding = insert(table).values(rows).on_conflict_do_nothing().returning(table.c.partition)
         with postgres_errors():
             async with self._engine.begin() as connection:
-                await connection.execute(
-                    update(table).where(table.c.partition == partition).values(state="open")
+                added = set(await connection.scalars(adding))
+                await _enter(
+                    connection,
+                    [
+                        (one.partition, epoch)
+                        for one in partitions
+                        if one.partition in added
+                        for epoch in one.epochs
+                    ],
                 )
+                return await registrations(connection)
 
     @asynccontextmanager
     async def held(self, partition: int) -> AsyncIterator["Held"]:
@@ -106,15 +106,29 @@ class Register:
 
         What was entered stands when the block ends without an error.
         """
+        async with self._locked(partition) as (one,):
+            yield one
+
+    @asynccontextmanager
+    async def all_held(self) -> AsyncIterator[list["Held"]]:
+        """The entries of all partitions in order, locked; what was entered stands for all or none.
+
+        They are locked in this order, so that two who do it never wait for each other.
+        """
+        async with self._locked(None) as entries:
+            yield entries
+
+    @asynccontextmanager
+    async def _locked(self, partition: int | None) -> AsyncIterator[list["Held"]]:
         table = log_partitions_table
+        locks = select(table.c.partition).order_by(table.c.partition).with_for_update()
+        if partition is not None:
+            locks = locks.where(table.c.partition == partition)
         with postgres_errors():
             async with self._engine.begin() as connection:
                 await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_MS}"))
-                await connection.execute(
-                    select(table).where(table.c.partition == partition).with_for_update()
-                )
-                (found,) = await registrations(connection, partition)
-                yield Held(connection, found)
+                await connection.execute(locks)
+                yield [Held(connection, one) for one in await registrations(connection, partition)]
 
 
 @dataclass(slots=True)
@@ -126,7 +140,14 @@ class Held:
 
     async def enter(self, epochs: Sequence[Epoch]) -> None:
         """Enter newer epochs."""
-        await _enter(self.connection, self.registration.partition, epochs)
+        await _enter(self.connection, [(self.registration.partition, one) for one in epochs])
+
+    async def mark_open(self) -> None:
+        """The partition's log is in Redis: from now on its absence is a loss."""
+        table, partition = log_partitions_table, self.registration.partition
+        await self.connection.execute(
+            update(table).where(table.c.partition == partition).values(state="open")
+        )
 
 
 async def shared(connection: AsyncConnection, partition: int) -> Registration:
@@ -162,10 +183,18 @@ async def registrations(
     ]
 
 
-async def _enter(connection: AsyncConnection, partition: int, epochs: Sequence[Epoch]) -> None:
-    for one in epochs:
+async def _enter(connection: AsyncConnection, epochs: Sequence[tuple[int, Epoch]]) -> None:
+    """Enter epochs of partitions."""
+    if epochs:
         await connection.execute(
-            insert(log_epochs_table).values(
-                partition=partition, epoch=one.number, start_seq=one.start_seq, run=one.run
-            )
+            insert(log_epochs_table),
+            [
+                {
+                    "partition": partition,
+                    "epoch": one.number,
+                    "start_seq": one.start_seq,
+                    "run": one.run,
+                }
+                for partition, one in epochs
+            ],
         )

@@ -226,6 +226,8 @@ class Repair:
 
     async def run(self, faults: Sequence[Fault]) -> list[Repaired]:
         """Mend these faults. Raises what `examine` raises; run again after whatever stopped it."""
+        if not faults:
+            return []
         server = await check_server(self._redis)
         found = {
             fault.partition: await self._remake(fault.partition, server)

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def refusal(answer: Any, *, partition: int, job: str = "") -> EventStoreError:
     return EventStoreError(f"unexpected answer of a script: {answer!r}")
 
 
+@cache
 def source(name: str) -> str:
     """The text of a script, whole, for clients that keep a connection of their own."""
 

@@ -32,8 +32,9 @@ has it first, under a lock that projectors share: what an isolated old server st
 old epoch behind this point is never archived.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -41,7 +42,7 @@ import anyio
 import structlog
 from redis.asyncio import Redis
 
-from eventstore.archive import Archive
+from eventstore.archive import Archive, Archived, newest_ids
 from eventstore.connection import Pool, redis_errors, server_id
 from eventstore.errors import (
     LogMissing,
@@ -51,8 +52,14 @@ from eventstore.errors import (
     ServerUnsuitable,
 )
 from eventstore.keys import FORMAT, Keys
-from eventstore.reading import hash_fields, stream_edge, stream_end, stream_exact
-from eventstore.register import Epoch, Registration
+from eventstore.reading import (
+    fields_of_hashes,
+    hash_fields,
+    stream_edge,
+    stream_ends,
+    stream_exact,
+)
+from eventstore.register import Epoch, Held, Registration
 from eventstore.scripts import Scripts
 from schemas import Position
 
@@ -146,8 +153,9 @@ class Verification:
         registered = await register.all()
         if not registered:
             keys = [Keys(number) for number in range(self._partitions)]
-            await register.add([await _unregistered(redis, one, self._partitions) for one in keys])
-            registered = await register.all()
+            registered = await register.add(
+                [await _unregistered(redis, one, self._partitions) for one in keys]
+            )
         if len(registered) != self._partitions:
             raise ServerUnsuitable(
                 f"this log has {len(registered)} partitions, not {self._partitions}: their number "
@@ -155,74 +163,112 @@ class Verification:
             )
         scripts = Scripts(redis)
         for one in registered:
-            await self._make_if_new(redis, scripts, one, server)
-            for _ in range(_TRIES):
-                if await self._open_partition(
-                    redis, scripts, one.partition, server
-                ) and await _regroup(scripts, one, server):
-                    break
-            else:
-                raise RedisUnavailable("Redis is being opened by others: try again")
-        return {one.partition: one.lineage for one in registered}
+            if one.state == "creating":
+                await _make(scripts, one, server, self._partitions)
+        for _ in range(_TRIES):
+            if await self._reopen(redis, scripts, server) and await _regroup(
+                scripts, registered, server
+            ):
+                return {one.partition: one.lineage for one in registered}
+        raise RedisUnavailable("Redis is being opened by others: try again")
 
-    async def _make_if_new(
-        self, redis: Redis, scripts: Scripts, registered: Registration, server: str
-    ) -> None:
-        """Make the log of a partition that is registered as `creating`; check whose is there."""
-        keys, lineage = Keys(registered.partition), registered.lineage
-        found, made_as = await hash_fields(redis, keys.meta, "lineage", "format")
-        if found is None and registered.state == "creating":
-            answer = await scripts(
-                "create",
-                [keys.meta, keys.log, keys.work("high"), keys.work("normal")],
-                [lineage, registered.newest.number, server, FORMAT, self._partitions, 0],
-            )
-            found, made_as = (lineage if answer == b"created" else answer.decode()), FORMAT
-        if found is None:
-            raise LogMissing(keys.partition)
-        check_identity(registered, found, made_as)
-        if registered.state == "creating":
-            await self._archive.register.mark_open(keys.partition)
+    async def _reopen(self, redis: Redis, scripts: Scripts, server: str) -> bool:
+        """Compare each partition with its archive and let it be appended to; False: look again.
 
-    async def _open_partition(
-        self, redis: Redis, scripts: Scripts, partition: int, server: str
-    ) -> bool:
-        """Compare a partition with its archive and let it be appended to; False: look again."""
-        keys = Keys(partition)
-        async with self._archive.register.held(partition) as held:
-            lineage, run, epoch, seq = await hash_fields(
-                redis, keys.meta, "lineage", "run", "epoch", "seq"
-            )
-            if lineage is None or epoch is None or seq is None:
-                raise LogMissing(partition)
-            end = Position(partition, int(epoch), int(seq))
-            await compare(redis, self._archive, keys, end)
-            newest = held.registration.newest
-            if end.epoch > newest.number:
-                # Postgres is older than Redis: it learns what came since.
-                await held.enter(await _epochs(redis, keys, end, after=newest.number))
-                newest = Epoch(end.epoch, 0)
-            if run == server and end.epoch == newest.number:
-                return True
-            if newest.run != server:
-                newest = Epoch(max(newest.number, end.epoch) + 1, end.seq + 1, server)
-                await held.enter([newest])
-        answer = await scripts(
-            "reopen", [keys.meta], [lineage, run or "", seq, server, newest.number]
-        )
-        log.info("log_reopened", partition=partition, epoch=newest.number, after=str(end))
-        return bool(answer)
+        The register has the new epochs of all partitions, or of none.
+        """
+        async with self._archive.register.all_held() as entries:
+            numbers = [held.registration.partition for held in entries]
+            archived = await newest_ids(entries[0].connection, numbers, _COMPARED)
+            begun = [
+                (meta, await _epoch(redis, held, meta, archived[number], server))
+                for number, held, meta in zip(
+                    numbers, entries, await _metas(redis, numbers), strict=True
+                )
+            ]
+        answers = [await _let(scripts, meta, epoch, server) for meta, epoch in begun if epoch]
+        return all(answers)
 
 
-async def _regroup(scripts: Scripts, registered: Registration, server: str) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Meta:
+    """What Redis says of a partition's log."""
+
+    end: Position
+    lineage: str
+    made_as: str | None
+    run: str
+
+
+async def _metas(redis: Redis, partitions: Sequence[int]) -> list[_Meta]:
+    """What Redis says of these partitions. Raises `LogMissing`."""
+    found = await fields_of_hashes(
+        redis,
+        [Keys(number).meta for number in partitions],
+        *("lineage", "format", "run", "epoch", "seq"),
+    )
+    metas = []
+    for number, (lineage, made_as, run, epoch, seq) in zip(partitions, found, strict=True):
+        if lineage is None or epoch is None or seq is None:
+            raise LogMissing(number)
+        metas.append(_Meta(Position(number, int(epoch), int(seq)), lineage, made_as, run or ""))
+    return metas
+
+
+async def _make(scripts: Scripts, registered: Registration, server: str, partitions: int) -> None:
+    """Make the log of a partition that is registered as `creating`, unless it is there."""
+    keys, lineage = Keys(registered.partition), registered.lineage
+    answer = await scripts(
+        "create",
+        [keys.meta, keys.log, keys.work("high"), keys.work("normal")],
+        [lineage, registered.newest.number, server, FORMAT, partitions, 0],
+    )
+    check_identity(registered, lineage if answer == b"created" else answer.decode(), FORMAT)
+
+
+async def _epoch(
+    redis: Redis, held: Held, meta: _Meta, archived: Archived, server: str
+) -> Epoch | None:
+    """The epoch that a verified partition goes on in, entered; None where it is in it already."""
+    registered, end, newest = held.registration, meta.end, held.registration.newest
+    check_identity(registered, meta.lineage, meta.made_as)
+    if registered.state == "creating":
+        await held.mark_open()
+    await _compare(redis, registered, archived, end)
+    if end.epoch > newest.number:
+        # Postgres is older than Redis: it learns what came since.
+        await held.enter(await _epochs(redis, Keys(end.partition), end, after=newest.number))
+        newest = Epoch(end.epoch, 0)
+    if meta.run == server and end.epoch == newest.number:
+        return None
+    if newest.run != server:
+        newest = Epoch(max(newest.number, end.epoch) + 1, end.seq + 1, server)
+        await held.enter([newest])
+    return newest
+
+
+async def _let(scripts: Scripts, meta: _Meta, epoch: Epoch, server: str) -> bool:
+    """Let a partition be appended to in an epoch; False: it has changed since it was compared."""
+    keys = Keys(meta.end.partition)
+    answer = await scripts(
+        "reopen",
+        [keys.meta],
+        [meta.lineage, meta.run, meta.end.seq, server, epoch.number],
+    )
+    log.info("log_reopened", partition=keys.partition, epoch=epoch.number, after=str(meta.end))
+    return bool(answer)
+
+
+async def _regroup(scripts: Scripts, registered: Sequence[Registration], server: str) -> bool:
     """Make consumer groups anew that somebody has destroyed; False: look again."""
-    keys = Keys(registered.partition)
-    names = [keys.meta, keys.runs, keys.work("high"), keys.work("normal")]
-    answer = await scripts("regroup", names, [registered.lineage, server])
-    if answer[0] != b"ok":
-        return False
-    if answer[1]:
-        log.warning("groups_made_anew", partition=keys.partition, groups=answer[1])
+    for one in registered:
+        keys = Keys(one.partition)
+        names = [keys.meta, keys.runs, keys.work("high"), keys.work("normal")]
+        answer = await scripts("regroup", names, [one.lineage, server])
+        if answer[0] != b"ok":
+            return False
+        if answer[1]:
+            log.warning("groups_made_anew", partition=keys.partition, groups=answer[1])
     return True
 
 
@@ -293,13 +339,21 @@ def check_identity(registered: Registration, lineage: str, made_as: str | None) 
 
 async def compare(redis: Redis, archive: Archive, keys: Keys, end: Position) -> None:
     """Raises `LogUnverified` unless archive and log are two parts of one history."""
-    if not (await archive.register.one(keys.partition)).rightful(end):
+    registered = await archive.register.one(keys.partition)
+    archived = await archive.newest_ids(keys.partition, _COMPARED)
+    await _compare(redis, registered, archived, end)
+
+
+async def _compare(
+    redis: Redis, registered: Registration, archived: Archived, end: Position
+) -> None:
+    keys = Keys(registered.partition)
+    if not registered.rightful(end):
         raise LogUnverified(
             keys.partition,
             f"it ends at {end.entry_id}, and a newer epoch began before that on another server",
             _REPAIR,
         )
-    archived = await archive.newest_ids(keys.partition, _COMPARED)
     known = archived[-1][0] if archived else Position(keys.partition, 0, 0)
     if end.seq < known.seq:
         raise LogUnverified(
@@ -307,7 +361,7 @@ async def compare(redis: Redis, archive: Archive, keys: Keys, end: Position) -> 
             f"it ends at {end.entry_id}, its archive at {known.entry_id}: Redis has lost events",
             _REPAIR,
         )
-    first, last = await stream_edge(redis, keys.log), await stream_end(redis, keys.log)
+    first, last = await stream_ends(redis, keys.log)
     if first is None or last is None:
         if end.seq > known.seq:
             raise LogUnverified(

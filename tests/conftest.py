@@ -4,6 +4,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import anyio
@@ -111,9 +112,16 @@ def database_url(new_database: Callable[[], str]) -> str:
     return new_database()
 
 
+@cache
+def _engine(url: str) -> AsyncEngine:
+    """One for all tests: it knows by heart how the statements of the tests before were compiled."""
+    return connect_postgres(url)
+
+
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    made = connect_postgres(database_url)
+    """An engine without connections, and none is left of it."""
+    made = _engine(database_url)
     yield made
     await made.dispose()
 

@@ -97,6 +97,11 @@ async def epochs(archive: Archive) -> list[tuple[int, int]]:
     return [(one.number, one.start_seq) for one in (await archive.register.one(OURS)).epochs]
 
 
+async def newest_epochs(archive: Archive) -> list[int]:
+    """The number of each partition's newest epoch."""
+    return [one.newest.number for one in await archive.register.all()]
+
+
 async def empty_postgres(engine: AsyncEngine) -> None:
     await execute(
         engine,
@@ -476,7 +481,7 @@ async def test_who_opens_after_one_that_died_halfway_goes_on_in_the_epoch_that_i
     call = Scripts.__call__
 
     async def dies(self: Scripts, name: str, keys: list[str], args: list[Any]) -> Any:
-        if name == "reopen":
+        if name == "reopen" and META in keys:
             raise Died
         return await call(self, name, keys, args)
 
@@ -486,13 +491,24 @@ async def test_who_opens_after_one_that_died_halfway_goes_on_in_the_epoch_that_i
         patched.setattr(Scripts, "__call__", dies)
         with pytest.raises(Died):
             await open_again()
-    partitions = range(PARTITIONS)
-    begun = [(await archive.register.one(number)).newest.number for number in partitions]
-    assert begun == [2, 1, 1, 1]
+    assert await newest_epochs(archive) == [2, 2, 2, 2]
+    reached = [await server.command("HGET", f"hr:{{{number}}}:meta", "epoch") for number in (1, 2)]
+    assert reached == [b"2", b"1"]
     again = await open_again()
-    begun = [(await archive.register.one(number)).newest.number for number in partitions]
-    assert begun == [2, 2, 2, 2]
+    assert await newest_epochs(archive) == [2, 2, 2, 2]
     assert await appends(again, job, after=3) == "2-4"
+
+
+async def test_a_fault_in_one_partition_begins_no_epoch_in_another(
+    log: EventStore, server: KillableServer, archive: Archive, open_again: Open
+) -> None:
+    await restarted(server)
+    await server.command("HSET", META, "lineage", LINEAGE)
+    before = await server.everything()
+    with pytest.raises(LogUnverified, match="lineage"):
+        await open_again()
+    assert await newest_epochs(archive) == [1, 1, 1, 1]
+    assert await server.everything() == before
 
 
 async def test_a_log_that_others_trim_to_nothing_while_it_is_compared_is_no_false_alarm(
