@@ -3,7 +3,7 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -20,14 +20,12 @@ from eventstore import (
     Hub,
     connect_postgres,
     connect_redis,
-    open_log,
 )
 from service.embedded import Servers, embedded_servers
 from service.migrating import upgrade
-from tests.databases import renewed
+from tests.databases import NewDatabase, new_databases
+from tests.logs import new_log
 from tests.places import quick_folder
-
-PARTITIONS = 4
 
 # As many examples of a property as there is time for each time; HEADRACE_EXAMPLES asks for more.
 settings.register_profile("suite", max_examples=int(os.environ.get("HEADRACE_EXAMPLES", "40")))
@@ -101,15 +99,15 @@ async def redis(servers: Servers) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture(scope="session")
-def new_database(embedded: Servers) -> Iterator[Callable[[], str]]:
-    with renewed(embedded.database_url) as renew:
-        yield renew
+def new_database(embedded: Servers) -> Iterator[NewDatabase]:
+    with new_databases(embedded.database_url) as made:
+        yield made
 
 
 @pytest.fixture
-def database_url(new_database: Callable[[], str]) -> str:
+def database_url(new_database: NewDatabase) -> str:
     """A migrated database of the test's own, as new."""
-    return new_database()
+    return new_database.renew()
 
 
 @cache
@@ -132,9 +130,9 @@ def archive(engine: AsyncEngine) -> Archive:
 
 
 @pytest.fixture
-async def store(redis: Redis, archive: Archive) -> EventStore:
+async def store(redis: Redis, archive: Archive, new_database: NewDatabase) -> EventStore:
     """An opened, empty log."""
-    return await open_log(redis, archive, partitions=PARTITIONS, tenant_cap=1_000)
+    return await new_log(redis, archive, new_database.execute, tenant_cap=1_000)
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ Emptying takes a hundredth of what copying does. It is enough unless the test be
 more than rows: tables, statistics, or so much that what is dead fills the files.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import asyncpg
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from service.embedded import DATABASE
 
@@ -71,6 +71,11 @@ class Databases:
             self._connection = await self._copied()
         return self._named(NAME)
 
+    async def execute(self, statements: str) -> None:
+        """Run these in the database of the test."""
+        assert self._connection is not None
+        await self._connection.execute(statements)
+
     async def close(self) -> None:
         if self._connection is not None:
             await self._connection.close()
@@ -114,10 +119,26 @@ class Databases:
         return self._template_url.replace(f"/{DATABASE}?", f"/{name}?")
 
 
+class NewDatabase:
+    """The same, for callers in whatever event loop."""
+
+    def __init__(self, databases: Databases, portal: BlockingPortal) -> None:
+        self._databases = databases
+        self._portal = portal
+
+    def renew(self) -> str:
+        """A database as new; its URL."""
+        return self._portal.call(self._databases.renew)
+
+    def execute(self, statements: str) -> None:
+        """Run these in the one that was given last."""
+        self._portal.call(self._databases.execute, statements)
+
+
 @contextmanager
-def renewed(template_url: str) -> Iterator[Callable[[], str]]:
-    """Gives a database as new each time it is called, whatever event loop the caller is in."""
+def new_databases(template_url: str) -> Iterator[NewDatabase]:
+    """Gives databases while the block runs."""
     with start_blocking_portal() as portal:
         databases = Databases(template_url)
-        yield lambda: portal.call(databases.renew)
+        yield NewDatabase(databases, portal)
         portal.call(databases.close)

@@ -31,7 +31,8 @@ from schemas.commands import (
     StartPhase,
 )
 from schemas.events import TERMINAL_TYPES
-from tests.conftest import PARTITIONS
+from tests.databases import NewDatabase
+from tests.logs import PARTITIONS, new_log
 
 pytestmark = pytest.mark.both_servers
 
@@ -43,9 +44,9 @@ CAP = 2
 
 
 @pytest.fixture
-async def store(redis: Redis, archive: Archive) -> EventStore:
+async def store(redis: Redis, archive: Archive, new_database: NewDatabase) -> EventStore:
     """A log whose tenants run two jobs at a time."""
-    return await open_log(redis, archive, partitions=PARTITIONS, tenant_cap=CAP)
+    return await new_log(redis, archive, new_database.execute, tenant_cap=CAP)
 
 
 async def queue(

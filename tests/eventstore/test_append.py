@@ -34,7 +34,7 @@ from projector import Projector
 from schemas import JobRef, NewEvent, Phase
 from schemas.commands import CompletePhase, FinishBuild, RequestBuild, StartJob, StartPhase
 from schemas.events import CancelRequested, JobQueued, JobReady, Known
-from tests.conftest import PARTITIONS
+from tests.logs import PARTITIONS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_servers]
 

@@ -36,7 +36,7 @@ from schemas.commands import (
     StartPhase,
 )
 from service.embedded import Servers
-from tests.conftest import PARTITIONS
+from tests.logs import PARTITIONS
 
 pytestmark = pytest.mark.both_servers
 

@@ -26,8 +26,8 @@ from eventstore.connection import Pool
 from eventstore.reading import stream_end
 from schemas import JobRef, NewEvent
 from schemas.events import CancelRequested, JobQueued
-from tests.conftest import PARTITIONS
 from tests.eventstore.killable import KillableServer
+from tests.logs import PARTITIONS
 
 TENANT, PROJECT = "acme", "shop"
 TIMEOUT_S = 0.1

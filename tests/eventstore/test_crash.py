@@ -16,8 +16,8 @@ import pytest
 from eventstore import Archive, EventStore, RedisUnavailable, connect_redis, open_log
 from schemas import JobRef, NewEvent, Phase
 from schemas.events import JobQueued, Known, PhaseStarted
-from tests.conftest import PARTITIONS
 from tests.eventstore.killable import KillableServer
+from tests.logs import PARTITIONS
 
 pytestmark = pytest.mark.both_servers
 

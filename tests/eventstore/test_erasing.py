@@ -35,8 +35,8 @@ from projector import Projector
 from projector.erasing import erase
 from schemas import JobRef, Position, fold
 from schemas.events import Known, PreviewExpired
-from tests.conftest import PARTITIONS
 from tests.histories import NOON, PROJECT, TENANT, build, failed, new, queued, ready, started
+from tests.logs import PARTITIONS
 from tests.projector.writing import ONE_PER_PARTITION, write
 from tests.remains import found_in_redis
 

@@ -23,9 +23,9 @@ from eventstore import (
 from projector import Projector
 from projector.errors import LogForked
 from schemas import JobRef
-from tests.conftest import PARTITIONS
 from tests.eventstore.killable import Address, KillableServer
 from tests.histories import TENANT, queued, started
+from tests.logs import PARTITIONS
 from tests.places import quick_folder
 from tests.projector.contents import contents, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write

@@ -28,9 +28,9 @@ from projector import Projector
 from schemas import JobRef
 from schemas.commands import ExpirePreview
 from service.embedded import Servers
-from tests.conftest import PARTITIONS
 from tests.eventstore.killable import KillableServer
 from tests.histories import TENANT, build, queued, started
+from tests.logs import PARTITIONS
 from tests.projector.writing import ONE_PER_PARTITION, write
 
 OURS = ONE_PER_PARTITION.index(TENANT)

@@ -36,7 +36,7 @@ from schemas.commands import (
 )
 from schemas.events import CancelRequested, JobQueued
 from service.embedded import Servers
-from tests.conftest import PARTITIONS
+from tests.logs import PARTITIONS
 
 TENANT, PROJECT = "acme", "shop"
 LUA = Path(eventstore.__file__).parent / "lua"

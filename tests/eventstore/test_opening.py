@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import (
@@ -18,14 +19,15 @@ from eventstore import (
     connect_redis,
     open_log,
 )
-from eventstore.reading import stream_exact
+from eventstore.keys import Keys
+from eventstore.reading import hash_fields, stream_exact
 from eventstore.register import Epoch, Registration
 from eventstore.scripts import Scripts
 from projector import Projector
 from schemas import JobRef
-from tests.conftest import PARTITIONS
 from tests.eventstore.killable import KillableServer
 from tests.histories import TENANT, failed, queued, started
+from tests.logs import PARTITIONS
 from tests.projector.contents import READ_MODEL, contents, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write
 
@@ -192,6 +194,28 @@ async def test_who_was_overtaken_in_making_a_log_leaves_the_one_that_is_there(
     log = await open_again()
     assert len(overtaken) == 1
     assert (await log.log_end(OURS)).entry_id == "1-3"
+
+
+async def test_what_most_tests_begin_with_is_a_log_as_opening_makes_it(
+    store: EventStore, redis: Redis, archive: Archive, engine: AsyncEngine
+) -> None:
+    async def there() -> object:
+        keys, registered = [Keys(number) for number in range(PARTITIONS)], await register.all()
+        fields = ("lineage", "epoch", "seq", "run", "format", "partitions", "opened")
+        metas = [await hash_fields(redis, one.meta, *fields) for one in keys]
+        assert [meta.pop(0) for meta in metas] == [one.lineage for one in registered]
+        assert all(int(meta.pop() or 0) > 0 for meta in metas)
+        names = {name async for name in redis.scan_iter()} - {one.meta.encode() for one in keys}
+        dumps = {name: await redis.dump(name) for name in names}
+        return metas, dumps, [(one.partition, one.state, one.epochs) for one in registered]
+
+    register = archive.register
+    made_for_tests = await there()
+    await redis.flushall()
+    await execute(engine, "TRUNCATE headrace.log_partitions CASCADE")
+    opened = await open_log(redis, archive, partitions=PARTITIONS)
+    assert await there() == made_for_tests
+    assert opened.verification.server == store.verification.server
 
 
 # --- a log that is known --------------------------------------------------------------------------

@@ -37,9 +37,9 @@ from eventstore.keys import Keys
 from eventstore.reading import stream_end
 from projector import Projector, verify
 from schemas import JobRef, NewEvent, Position, Status
-from tests.conftest import PARTITIONS
 from tests.eventstore.killable import KillableServer
 from tests.histories import NOON, build, failed, new, queued, started
+from tests.logs import PARTITIONS
 from tests.projector.contents import READ_MODEL, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write
 

@@ -27,9 +27,9 @@ from eventstore import (
 from eventstore.register import Epoch
 from projector import Projector
 from schemas import Position
-from tests.conftest import PARTITIONS
 from tests.eventstore.killable import KillableServer
 from tests.histories import TENANT, queued, started
+from tests.logs import PARTITIONS
 from tests.projector.writing import ONE_PER_PARTITION, write
 
 OURS = ONE_PER_PARTITION.index(TENANT)

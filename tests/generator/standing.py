@@ -37,8 +37,8 @@ from generator.workspace import Workspace
 from schemas import Job, JobRef, Phase, Status
 from schemas.commands import Command, CompletePhase, FinishBuild, StartJob, Usage
 from service.logging import configure_logging
-from tests.conftest import PARTITIONS
 from tests.generator.local.probes import SMALL
+from tests.logs import PARTITIONS
 
 ROOT = Path(__file__).parent.parent.parent
 POINTS = ("starting", "scaffold", "code", "deps", "checks", "ready")

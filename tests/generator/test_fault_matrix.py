@@ -34,7 +34,6 @@ from schemas.commands import RequestBuild
 from schemas.events import JobReady, JobStarted, PhaseCompleted
 from service.embedded import Servers
 from service.migrating import upgrade
-from tests.conftest import PARTITIONS
 from tests.eventstore.killable import KillableServer
 from tests.generator.standing import (
     POINTS,
@@ -43,6 +42,7 @@ from tests.generator.standing import (
     standing_worker,
     working,
 )
+from tests.logs import PARTITIONS
 from tests.projector.killable import KillablePostgres
 
 pytestmark = [

@@ -12,7 +12,7 @@ import anyio
 
 from eventstore import Archive, Hub, connect_postgres, connect_redis, open_log
 from projector import Projector, ground, rebuild, swapping
-from tests.conftest import PARTITIONS
+from tests.logs import PARTITIONS
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = "here"

@@ -14,7 +14,7 @@ from eventstore import Archive, EventStore, connect_postgres, connect_redis, ope
 from projector import Projector
 from projector.shadow import OnProgress
 from service.embedded import Servers
-from tests.conftest import PARTITIONS
+from tests.logs import PARTITIONS
 from tests.projector.contents import scalar
 
 T = TypeVar("T")

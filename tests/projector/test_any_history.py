@@ -30,8 +30,8 @@ from schemas.events import (
     PreviewRequested,
     PreviewResumed,
 )
-from tests.conftest import PARTITIONS
 from tests.histories import NOON, job_histories, recorded
+from tests.logs import PARTITIONS
 from tests.projector.contents import TABLES, contents, execute, folded
 from tests.projector.writing import forge_event
 

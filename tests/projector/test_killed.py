@@ -31,8 +31,8 @@ from schemas import JobRef
 from schemas.events import Known
 from service.embedded import Servers
 from service.migrating import upgrade
-from tests.conftest import PARTITIONS
 from tests.histories import TENANT, build, queued, repaired_build, started
+from tests.logs import PARTITIONS
 from tests.places import quick_folder
 from tests.projector.child import projecting, rebuilding
 from tests.projector.contents import contents, execute, folded, scalar

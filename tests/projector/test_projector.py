@@ -23,7 +23,6 @@ from schemas import Phase, Position, decode, fold
 from schemas.envelope import Decode
 from schemas.events import Known, Payload, PhaseCompleted
 from service.embedded import Servers
-from tests.conftest import PARTITIONS
 from tests.histories import (
     TENANT,
     all_completed,
@@ -35,6 +34,7 @@ from tests.histories import (
     repaired_build,
     started,
 )
+from tests.logs import PARTITIONS
 from tests.projector.contents import EMPTY, READ_MODEL, contents, execute, folded, scalar
 from tests.projector.processes import another_process, blocked_backend
 from tests.projector.writing import ONE_PER_PARTITION, write

@@ -63,7 +63,13 @@ async def served(app: FastAPI) -> AsyncIterator[str]:
 def visitor(url: str, key: str | None = None) -> httpx.AsyncClient:
     """An HTTP client, with that key if there is one."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE_S, trust_env=False)
+    return httpx.AsyncClient(
+        base_url=url,
+        headers=headers,
+        timeout=PATIENCE_S,
+        trust_env=False,
+        verify=not url.startswith("http:"),  # loading certificates takes 40 ms
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,8 @@ from service.doctor.work import Workload, judge_workload, read_workload
 from service.embedded import DATABASE, Servers, exclusive
 from service.migrating import newest_revision, upgrade
 from service.settings import RunnerKind, Settings
-from tests.conftest import PARTITIONS
 from tests.histories import NOON, PROJECT, build, queued
+from tests.logs import PARTITIONS
 from tests.projector.writing import ONE_PER_PARTITION, write
 from tests.service.command_line import in_this_process_on
 
