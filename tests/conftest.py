@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+import structlog
 from hypothesis import settings
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -30,6 +31,14 @@ from tests.places import quick_folder
 # As many examples of a property as there is time for each time; HEADRACE_EXAMPLES asks for more.
 settings.register_profile("suite", max_examples=int(os.environ.get("HEADRACE_EXAMPLES", "40")))
 settings.load_profile("suite")
+
+# As the service has it: a traceback with all that is in it, drawn in colours, takes a second.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 _LONG = (
     "service/test_up",

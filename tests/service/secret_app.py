@@ -74,6 +74,6 @@ async def ended(running: Running, client: httpx.AsyncClient, job: str) -> Job:
 async def is_told(job: Job, value: str) -> bool:
     """Whether the app of this job was started with that value."""
     assert job.preview_url is not None, job.error_message
-    async with httpx.AsyncClient(trust_env=False) as visitor:
+    async with httpx.AsyncClient(trust_env=False, verify=False) as visitor:
         page = (await visitor.get(job.preview_url)).text
     return hashlib.sha256(value.encode()).hexdigest() in page

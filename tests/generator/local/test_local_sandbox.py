@@ -483,7 +483,7 @@ async def test_a_preview_speaks_http(sandbox: LocalSandbox) -> None:
         "from http.server import *\nserver = HTTPServer(('', 8080), SimpleHTTPRequestHandler)\n"
         "print('listening', flush=True)\nserver.serve_forever()\n",
     )
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
         response = await client.get(f"{sandbox.preview_url(PREVIEW_PORT)}/server.py")
     assert response.text.startswith("from http.server")
 
