@@ -322,7 +322,7 @@ HOSTILE = {
 @pytest.mark.parametrize("piece", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_texts_take_a_time_linear_in_their_length(piece: str) -> None:
     redactor = Redactor([SECRET, "aaaaaaaab", KEYS["openai"]])
-    text = piece * (5 * MB // len(piece))
+    text = piece * (2 * MB // len(piece))
 
     def seconds(work: Callable[[str], object], text: str = text) -> float:
         begun = time.process_time()
@@ -331,4 +331,4 @@ def test_hostile_texts_take_a_time_linear_in_their_length(piece: str) -> None:
 
     plain = min(seconds(lambda text: sum(map(ord, text))) for _ in range(2))
     assert seconds(redactor.text) < 20 * plain
-    assert seconds(lambda text: streamed(redactor, cut(text, 4_000)), text[:MB]) < 10 * plain
+    assert seconds(lambda text: streamed(redactor, cut(text, 4_000)), text[: MB // 2]) < 10 * plain
