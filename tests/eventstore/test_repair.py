@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import (
+    TENANT_CAP,
     Archive,
     CommandHandler,
     EventStore,
@@ -37,9 +38,10 @@ from eventstore.keys import Keys
 from eventstore.reading import stream_end
 from projector import Projector, verify
 from schemas import JobRef, NewEvent, Position, Status
+from tests.databases import NewDatabase
 from tests.eventstore.killable import KillableServer
 from tests.histories import NOON, build, failed, new, queued, started
-from tests.logs import PARTITIONS
+from tests.logs import PARTITIONS, new_log
 from tests.projector.contents import READ_MODEL, execute, whole_log
 from tests.projector.writing import ONE_PER_PARTITION, write
 
@@ -87,11 +89,11 @@ class Broken:
 
 @pytest.fixture
 async def whole(
-    server: KillableServer, engine: AsyncEngine, tmp_path: Path
+    server: KillableServer, engine: AsyncEngine, new_database: NewDatabase, tmp_path: Path
 ) -> AsyncIterator[Broken]:
     """A log with a build and a running job in every partition, all archived; nothing is broken."""
     redis = connect_redis(server.url)
-    store = await open_log(redis, Archive(engine), partitions=PARTITIONS)
+    store = await new_log(redis, Archive(engine), new_database.execute, tenant_cap=TENANT_CAP)
     builds = [await write(store, build(), tenant=tenant) for tenant in ONE_PER_PARTITION]
     running = [
         await write(store, [queued(), started()], tenant=tenant) for tenant in ONE_PER_PARTITION
