@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from eventstore import connect_postgres
 from projector import (
     build_by_number,
     job_by_id,
@@ -31,6 +32,7 @@ from schemas import Status
 pytestmark = pytest.mark.anyio
 
 ROWS = int(os.environ.get("HEADRACE_ROWS", "30000"))
+_FILL_S = 900.0
 TENANTS = 100
 TENANT, PROJECT, JOB, OLDER = "tenant-7", "p-7", "job-0000107", f"job-{ROWS // 2 + 7:07}"
 LARGE, LARGE_OLDER = "large", f"job-{ROWS // 2 + 6:07}"
@@ -165,13 +167,21 @@ def scanned_whole(steps: list[dict[str, Any]]) -> list[str]:
     return [step["Relation Name"] for step in scans if step["Relation Name"] in names]
 
 
-@pytest.mark.timeout(600)
-async def test_no_question_reads_a_table_from_end_to_end(engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
+async def fill(database_url: str) -> None:
+    patient = connect_postgres(database_url, command_timeout_s=_FILL_S)
+    async with patient.begin() as connection:
         for statement in FILL:
             values = {"rows": ROWS, "tenants": TENANTS}
             used = {name: value for name, value in values.items() if f":{name}" in statement}
             await connection.execute(text(statement), used)
+    await patient.dispose()
+
+
+@pytest.mark.timeout(_FILL_S)
+async def test_no_question_reads_a_table_from_end_to_end(
+    engine: AsyncEngine, database_url: str
+) -> None:
+    await fill(database_url)
     scanned: dict[str, list[str]] = {}
     async with engine.connect() as connection:
         for name, ask in QUESTIONS.items():
