@@ -68,22 +68,31 @@ class Empty(BaseHTTPRequestHandler):
         self.wfile.write(ANSWER)
 
 
+def imported_by(*commands: str, home: Path, **environment: str) -> tuple[list[str], set[str]]:
+    """What these commands say in one process, line by line, and the packages that it has then."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *commands],
+        env=CommandLine(home).environment({"PYTHONPATH": str(ROOT), **environment}),
+        capture_output=True,
+        text=True,
+    )
+    *said, imported = done.stdout.splitlines()
+    return said, set(imported.split())
+
+
 def test_what_only_asks_an_instance_imports_neither_the_log_nor_a_driver(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), Empty) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        reached = {
-            "HEADRACE_URL": f"http://127.0.0.1:{server.server_port}",
-            "HEADRACE_KEY": "x",
-            "PYTHONPATH": str(ROOT),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", IMPORTED, *ASKING],
-            env=CommandLine(tmp_path).environment(reached),
-            capture_output=True,
-            text=True,
-        )
+        url = f"http://127.0.0.1:{server.server_port}"
+        reached = {"HEADRACE_URL": url, "HEADRACE_KEY": "x"}
+        said, imported = imported_by(*ASKING, home=tmp_path, **reached)
         server.shutdown()
-    *said, imported = done.stdout.splitlines()
     assert [line for line in said if line.startswith("ended ")] == ["ended 0"] * len(ASKING)
     assert "No builds yet." in said
-    assert not {*HEAVY, *DRIVERS} & set(imported.split())
+    assert not {*HEAVY, *DRIVERS} & imported
+
+
+def test_a_command_that_ends_with_a_sentence_imports_no_driver_to_say_it(tmp_path: Path) -> None:
+    said, imported = imported_by("jobs", home=tmp_path)
+    assert said == ["ended 1"]
+    assert not {"alembic", "asyncpg", "fastapi", "obstore", *DRIVERS} & imported
