@@ -36,7 +36,7 @@ from eventstore.following import (
 )
 from eventstore.handling import CommandHandler, Handled, patiently
 from eventstore.housekeeping import Housekeeper
-from eventstore.hub import Hub, Waker, WorkWaker
+from eventstore.hub import Hub
 from eventstore.opening import open_log
 from eventstore.quotas import DayLimits, Spent, day_of, midnight_after
 from eventstore.repair import Fault, Repair, Repaired
@@ -49,6 +49,7 @@ from eventstore.transfer import (
     import_log,
     written_whole,
 )
+from eventstore.waker import Waker, WorkWaker
 from eventstore.work import Admission, Claim, Work
 
 __all__ = [

@@ -7,7 +7,7 @@ connection.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import anyio
@@ -17,8 +17,10 @@ from redis.asyncio import Redis
 from eventstore.connection import redis_errors
 from eventstore.errors import EventStoreError
 from eventstore.keys import Keys
+from eventstore.lookout import Look, Lookout
 from eventstore.reading import stream_end
 from eventstore.store import EventStore
+from eventstore.waker import Waker, WorkWaker
 
 _BLOCK_MS = 1_000
 _BACKOFF_S = 0.2
@@ -28,41 +30,6 @@ _BELL_KEEPS = 1_000
 _OF_ITS_WORKER = frozenset({b"event", b"line"})
 
 log = structlog.get_logger()
-
-
-class Waker:
-    """Set when there may be news; waits until then."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def wake(self) -> None:
-        """Let `wait` return, now or when it is called next."""
-        self._event.set()
-
-    async def wait(self, timeout_s: float) -> None:
-        """Return at the next `wake`, or after `timeout_s`."""
-        with anyio.move_on_after(timeout_s):
-            await self._event.wait()
-        self._event = anyio.Event()
-
-
-class WorkWaker(Waker):
-    """Knows as well in which partitions there is new work."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._rung: set[int] = set()
-
-    def ring(self, partition: int) -> None:
-        """There is work in this partition."""
-        self._rung.add(partition)
-        self.wake()
-
-    def take(self) -> set[int]:
-        """The partitions that rang since this was asked last."""
-        rung, self._rung = self._rung, set()
-        return rung
 
 
 class Hub:
@@ -75,12 +42,17 @@ class Hub:
         # Thousands of followers that are woken together take turns at the connections.
         self.looking = anyio.CapacityLimiter(_LOOKS_AT_ONCE)
         self._jobs: defaultdict[str, set[Waker]] = defaultdict(set)
-        self._requests: defaultdict[str, set[Waker]] = defaultdict(set)
+        self._requests = Lookout()
         self._work: set[WorkWaker] = set()
         self._events: defaultdict[int, set[Waker]] = defaultdict(set)
 
     async def run(self) -> None:
         """Listen until cancelled. A Redis that is away is waited for, and then all are woken."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._requests.run)
+            await self._run()
+
+    async def _run(self) -> None:
         partitions = {Keys(number).bell: number for number in range(self.store.partitions)}
         # The driver connects anew by itself: who listens must hear of it, news may have passed by.
         await self.store.verification.guard(self._redis, then=self._wake_all)
@@ -101,11 +73,12 @@ class Hub:
         with _listening(self._jobs, job) as waker:
             yield waker
 
-    @contextmanager
-    def listen_requests(self, job: str) -> Iterator[Waker]:
-        """A waker for what others than its worker did to a job, while the block runs."""
-        with _listening(self._requests, job) as waker:
-            yield waker
+    def look_for_requests(self, job: str, look: Look) -> AbstractContextManager[None]:
+        """While the block runs, call `look` when others than its worker did something to a job.
+
+        It may be called more often, and is called again when it raises `EventStoreError`.
+        """
+        return self._requests.looking(job, look)
 
     @contextmanager
     def listen_work(self) -> Iterator[WorkWaker]:
@@ -148,8 +121,7 @@ class Hub:
         for waker in self._jobs.get(job, ()):
             waker.wake()
         if what not in _OF_ITS_WORKER:
-            for waker in self._requests.get(job, ()):
-                waker.wake()
+            self._requests.ring(job)
         if what != b"line":
             for waker in self._events.get(partition, ()):
                 waker.wake()
@@ -158,9 +130,10 @@ class Hub:
                 one.ring(partition)
 
     def _wake_all(self) -> None:
+        self._requests.ring_all()
         for one in self._work:
             one.wake()
-        for kind in (self._jobs, self._requests, self._events):
+        for kind in (self._jobs, self._events):
             for wakers in kind.values():
                 for waker in wakers:
                     waker.wake()

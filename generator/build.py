@@ -97,6 +97,13 @@ class Build:
             clock=self.handler.clock,
         )
 
+    def end_transcript(self) -> None:
+        """Nothing more is said in this build."""
+        self.transcript.close()
+        # It holds the build: together they would stay until the collector looks for such rings,
+        # which it does with every job in hand.
+        del self.transcript
+
     @property
     def marker(self) -> str:
         """What this build's app must answer with: no other build's app can know it."""
@@ -184,6 +191,8 @@ class Build:
 
         None when nothing was said, or it cannot be kept: a log must not keep its job from ending.
         """
+        if self.transcript.is_empty and self.claim.attempt == 1 and not last_words:
+            return None
         try:
             with deadline(KEEP_LOG_S, "keeping the log"):
                 await self.transcript.flush()

@@ -17,7 +17,6 @@ from eventstore import (
     Hub,
     NumberTaken,
     PayloadRefused,
-    Waker,
     patiently,
 )
 from generator.artifacts import ArtifactStore
@@ -60,8 +59,6 @@ from schemas.events import ChecksFailed
 
 MAX_NUMBER_TRIES = 100
 MAX_DELIVERIES = 3
-LOOK_AGAIN_S = 15.0
-_WATCH_AGAIN_S = 0.5
 
 log = structlog.get_logger()
 
@@ -145,8 +142,11 @@ class GenerationService:
             secrets=self._secrets,
             has_strays=self._runner is not None and claim.attempt > 1,
         )
-        with redacting(lambda: build.redactor):
-            return await self._execute(build)
+        try:
+            with redacting(lambda: build.redactor):
+                return await self._execute(build)
+        finally:
+            build.end_transcript()
 
     async def _execute(self, build: Build) -> Job:
         if build.job.preview is Preview.WAKING:
@@ -165,7 +165,6 @@ class GenerationService:
                 await end_sandboxes(build)
             raise
         finally:
-            build.transcript.close()
             if build.job.is_terminal and build.job.status is not Status.READY:
                 await end_sandboxes(build)  # also of a job that somebody else has ended
             await build.leave_sandboxes()
@@ -175,31 +174,20 @@ class GenerationService:
 
     async def _walk_unless_cancelled(self, build: Build) -> bool:
         """Walk until the job has ended, or a cancel is requested: True then."""
-        with (
+        with anyio.CancelScope() as scope:
+            look = partial(self._look_for_cancel, build, scope)
             # From before the first append on: that one is refused if a cancel came earlier.
-            self._hub.listen_requests(build.claim.ref.job) as waker,
-            anyio.CancelScope() as scope,
-        ):
-            watch = partial(self._watch_for_cancel, build, waker, scope)
-            walk = partial(beside, watch, partial(self._walk, build))
-            await (beside(build.transcript.run, walk) if self._runner else walk())
+            with self._hub.look_for_requests(build.claim.ref.job, look):
+                walk = partial(self._walk, build)
+                await (beside(build.transcript.run, walk) if self._runner else walk())
         return not build.job.is_terminal
 
-    async def _watch_for_cancel(self, build: Build, waker: Waker, scope: anyio.CancelScope) -> None:
-        """Stop the walk when a cancel is requested, whatever it is waiting for."""
-        pause_s = LOOK_AGAIN_S
-        while True:
-            await waker.wait(pause_s)
-            try:
-                job = await self._handler.load(build.claim.ref)
-            except EventStoreError as error:
-                log.warning("cancel_watch_waits", job=build.job.job, error=str(error))
-                pause_s = _WATCH_AGAIN_S
-                continue
-            pause_s = LOOK_AGAIN_S
-            if job.status is Status.CANCELLING:
-                build.is_cancelling = True
-                scope.cancel()
+    async def _look_for_cancel(self, build: Build, scope: anyio.CancelScope) -> None:
+        """Stop the walk when a cancel was requested, whatever it is waiting for."""
+        job = await self._handler.load(build.claim.ref)
+        if job.status is Status.CANCELLING:
+            build.is_cancelling = True
+            scope.cancel()
 
     async def _walk(self, build: Build) -> None:
         """Through all phases to the end. Returns with the job not ended if a cancel was met."""

@@ -137,7 +137,7 @@ async def test_bells_that_were_missed_cost_nothing_but_a_look(
     assert len(await take(hub, ref, 10)) == 10
 
 
-async def test_who_listens_for_requests_sleeps_through_what_a_jobs_worker_does(
+async def test_who_looks_for_requests_sleeps_through_what_a_jobs_worker_does(
     handler: CommandHandler, hub: Hub
 ) -> None:
     ref = JobRef(TENANT, str(uuid4()))
@@ -146,17 +146,19 @@ async def test_who_listens_for_requests_sleeps_through_what_a_jobs_worker_does(
     (claim,) = await store.work.claim(store.partition(TENANT), "w1", free_slots=1, lease_ms=60_000)
     woken = list[str]()
 
-    async def listen(what: str, waker: Waker) -> None:
+    async def look() -> None:
+        woken.append("request")
+
+    async def listen(waker: Waker) -> None:
         while True:
             await waker.wait(60)
-            woken.append(what)
+            woken.append("news")
 
-    with hub.listen_requests(ref.job) as requests, hub.listen_job(ref.job) as all_news:
+    with hub.look_for_requests(ref.job, look), hub.listen_job(ref.job) as all_news:
         async with anyio.create_task_group() as tasks:
             # Up to date with whatever rang before.
             async with aclosing(follow(hub, ref)) as entries:
-                tasks.start_soon(listen, "request", requests)
-                tasks.start_soon(listen, "news", all_news)
+                tasks.start_soon(listen, all_news)
                 with anyio.fail_after(20):
                     await anext(entries)
                     await anyio.wait_all_tasks_blocked()

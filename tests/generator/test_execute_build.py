@@ -1,5 +1,6 @@
 """`GenerationService.execute_build` on the real log, with scripted runner and sandboxes."""
 
+import gc
 from typing import Any
 
 import anyio
@@ -7,6 +8,7 @@ import pytest
 
 from eventstore import Appended, Claim, CommandHandler, Fenced, RedisUnavailable
 from generator.errors import RunnerFailed, SandboxUnavailable
+from generator.transcript import Transcript
 from schemas import Phase, Status
 from schemas.commands import RequestCancel, StartJob, StartPhase
 from schemas.events import ChecksFailed, JobFailed, JobReady, Limits, PhaseCompleted, SandboxCreated
@@ -207,6 +209,17 @@ async def test_a_runner_that_hangs_is_stopped_at_its_deadline(
     assert (job.failure_kind, job.failed_phase) == ("timeout", Phase.CODE)
     assert "the scripted runner did not end within 0.05 s" in (job.error_message or "")
     assert job.retries == 0
+
+
+async def test_a_walk_without_a_runner_leaves_nothing_to_the_collector(builds: Builds) -> None:
+    claim = await builds.claimed()
+    gc.collect()
+    gc.disable()
+    try:
+        await builds.service(None).execute_build(claim)
+        assert not [one for one in gc.get_objects() if isinstance(one, Transcript)]
+    finally:
+        gc.enable()
 
 
 async def test_cancelling_stops_a_runner_that_never_yields_a_result(
