@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -9,9 +10,9 @@ from functools import partial
 from typing import TypeVar
 
 import anyio
-from uuid6 import uuid7
 
 from eventstore.errors import PostgresUnavailable, RedisUnavailable, VersionConflict
+from eventstore.ids import new_id
 from eventstore.quotas import DayLimits
 from eventstore.store import Appended, CommandId, EventStore, event_data
 from eventstore.work import Claim
@@ -54,7 +55,7 @@ class CommandHandler:
         store: EventStore,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        new_id: Callable[[], str] = lambda: str(uuid7()),
+        new_id: Callable[[], str] = new_id,
     ) -> None:
         self.store = store
         self.clock = clock
@@ -139,11 +140,11 @@ class CommandHandler:
         self, job: Job | None, ref: JobRef, commands: Sequence[Command], *, cause: str, trace: str
     ) -> tuple[Job, list[tuple[NewEvent, RecordedEvent]]]:
         """The job as `commands` make it, and the events of that, as they are and will be."""
-        time = self.clock()
+        now = self.clock()
         events: list[tuple[NewEvent, RecordedEvent]] = []
         for command in commands:
             for payload in decide(job, command):
-                event = NewEvent(self.new_id(), time, payload, cause, trace)
+                event = NewEvent(self.new_id(), now, payload, cause, trace)
                 event_data(event)  # refused here: what cannot be written cannot be recorded
                 if job is not None:
                     recorded = event.recorded(ref, job.project, job.version + 1)
@@ -162,12 +163,12 @@ class CommandHandler:
 
 async def patiently(action: Callable[[], Awaitable[T]], patience_s: float) -> T:
     """What `action` gives, which is tried again while a server is away, up to `patience_s`."""
-    deadline = anyio.current_time() + patience_s
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             return await action()
         except (RedisUnavailable, PostgresUnavailable):
-            if anyio.current_time() >= deadline:
+            if time.monotonic() >= deadline:
                 raise
             await anyio.sleep(_PAUSE_S)
 

@@ -36,6 +36,8 @@ _WRAP = re.compile(
     rf"(?={_IN_BASE64}|\Z)"
 )
 
+_WITHOUT_TEXT = frozenset({type(None), bool, int, float})
+
 T = TypeVar("T")
 
 
@@ -81,12 +83,15 @@ class Redactor:
         return self._without(text, self._found(text, is_all=True))
 
     def within(self, whole: T) -> T:
-        """The same with every text in it redacted: dataclasses, mappings, sequences."""
+        """The same with every text in it redacted: dataclasses, mappings, sequences.
+
+        The same object where there are no secrets.
+        """
+        if type(whole) in _WITHOUT_TEXT:
+            return whole
         redacted: Any = whole
         if isinstance(whole, str):
             redacted = self.text(whole)
-        elif isinstance(whole, Mapping):
-            redacted = {self.within(key): self.within(value) for key, value in whole.items()}
         elif isinstance(whole, (list, tuple)):
             redacted = type(whole)(map(self.within, whole))
         elif names := _field_names(cast("type", type(whole))):
@@ -96,7 +101,9 @@ class Redactor:
                 if (told := self.within(value := getattr(whole, name))) is not value
             }
             redacted = replace(cast("Any", whole), **changed) if changed else whole
-        return cast("T", redacted)
+        elif isinstance(whole, Mapping):
+            redacted = {self.within(key): self.within(value) for key, value in whole.items()}
+        return whole if redacted is whole or redacted == whole else cast("T", redacted)
 
     def stream(self) -> "Stream":
         """For a text that comes in pieces."""

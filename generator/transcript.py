@@ -111,6 +111,11 @@ class Transcript:
         self._kept = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - see `close`
         self._kept_bytes = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever said."""
+        return not (self._kept_bytes or self._rest or self._redacting)
+
     async def take(self, source: Source, text: str) -> None:
         """Take what came. Raises what `run` met that cannot pass."""
         if self._lost:

@@ -3,8 +3,7 @@
 One small function per command. The moves allowed are `schemas.job.TRANSITIONS`.
 """
 
-from dataclasses import asdict
-from typing import assert_never
+from typing import Any, assert_never
 
 from schemas.commands import (
     Command,
@@ -23,6 +22,7 @@ from schemas.commands import (
     ScheduleRetry,
     StartJob,
     StartPhase,
+    Usage,
 )
 from schemas.errors import CommandRefused, JobIsCancelling, JobIsTerminal, JobUnknown
 from schemas.events import (
@@ -130,7 +130,7 @@ def _request_cancel(state: Job, command: RequestCancel) -> list[Known]:
 def _confirm_cancel(state: Job, command: ConfirmCancel) -> list[Known]:
     if state.status is not Status.CANCELLING:
         raise CommandRefused(state.job, state.status, "ConfirmCancel", "nobody asked to cancel it")
-    return [JobCancelled(by="worker", log=command.log, **asdict(command.usage))]
+    return [JobCancelled(by="worker", log=command.log, **_usage(command.usage))]
 
 
 def _failed(state: Job, command: FailJob) -> JobFailed:
@@ -140,8 +140,17 @@ def _failed(state: Job, command: FailJob) -> JobFailed:
         message=command.message,
         debug_id=command.debug_id,
         log=command.log,
-        **asdict(command.usage),
+        **_usage(command.usage),
     )
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    # Its fields by name: `asdict` copies as well, and asks of each what it is.
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost_usd": usage.cost_usd,
+    }
 
 
 def _sandbox(command: RecordSandbox) -> SandboxCreated:
@@ -187,7 +196,7 @@ def _retry(state: Job, phase: Phase, command: ScheduleRetry) -> RetryScheduled:
         kind=command.kind,
         message=command.message,
         wait_s=command.wait_s,
-        **asdict(command.usage),
+        **_usage(command.usage),
     )
 
 
@@ -203,7 +212,7 @@ def _complete_phase(state: Job, command: CompletePhase) -> list[Known]:
             duration_ms=command.duration_ms,
             evidence=dict(command.evidence),
             manifest=command.manifest,
-            **asdict(command.usage),
+            **_usage(command.usage),
         )
     ]
 

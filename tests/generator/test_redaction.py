@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from generator.redaction import MAX_HELD_CHARS, MIN_CHARS, REPLACEMENT, Redactor
 from generator.secret_forms import forms
+from schemas import Phase
+from schemas.commands import CompletePhase
 
 SECRET = 'S3cr/t+val"ue~with ü & ?more'
 
@@ -205,6 +207,11 @@ def test_every_text_within_a_thing_is_redacted() -> None:
     assert redactor.within(told) == Told(
         f"a {REPLACEMENT}", {"n": 1, "said": (REPLACEMENT, 2.5, None)}
     )
+
+
+def test_what_has_no_secret_within_stays_the_same_object() -> None:
+    told = [{"n": 1, "said": ("a value", 2.5, None)}, CompletePhase(Phase.CODE, 3, {"files": 2})]
+    assert Redactor(["first-value"]).within(told) is told
 
 
 # Patterns
