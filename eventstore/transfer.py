@@ -34,7 +34,14 @@ from schemas import (
     format_time,
     is_id,
 )
-from schemas.events import JobCancelled, JobFailed, JobQueued, JobReady, JobStarted
+from schemas.events import (
+    CancelRequested,
+    JobCancelled,
+    JobFailed,
+    JobQueued,
+    JobReady,
+    JobStarted,
+)
 
 KIND = "export"
 _DATA = b',"data":'
@@ -158,6 +165,7 @@ class Living:
     project: str
     work_class: str
     attempt: int = 0
+    is_cancelling: bool = False
 
 
 @dataclass(slots=True)
@@ -232,6 +240,8 @@ def _take(
             found.living[event.job] = Living(ref, event.project, WORK_CLASS[tier])
         case JobStarted(attempt=attempt) if event.job in found.living:
             found.living[event.job].attempt = attempt
+        case CancelRequested() if event.job in found.living:
+            found.living[event.job].is_cancelling = True
         case JobReady() | JobFailed() | JobCancelled():
             found.living.pop(event.job, None)
     if isinstance(event.payload, JobReady):
@@ -350,7 +360,7 @@ async def _requeue(store: EventStore, living: Living, seq: int) -> None:
     answer = await store.scripts(
         keys.partition,
         "requeue",
-        keys.admission(ref.tenant),
+        [*keys.admission(ref.tenant), keys.cancelling],
         [
             ref.job,
             ref.tenant,
@@ -359,6 +369,7 @@ async def _requeue(store: EventStore, living: Living, seq: int) -> None:
             living.attempt,
             seq,
             store.tenant_cap,
+            int(living.is_cancelling),
         ],
     )
     if answer[0] != b"ok":

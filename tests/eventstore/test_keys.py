@@ -104,7 +104,7 @@ async def live(handler: CommandHandler, redis: Redis, engine: AsyncEngine) -> No
     keys, partition, scripts = store.keys(TENANT), store.partition(TENANT), store.scripts
     moved, first, second, third = (JobRef(TENANT, str(uuid4())) for _ in range(4))
     await _restore(store, partition, 0, [queued_event(moved)])
-    await _requeue(store, Living(moved, PROJECT, "normal"), 1)
+    await _requeue(store, Living(moved, PROJECT, "normal", is_cancelling=True), 1)
     await handler.handle(moved, RequestCancel(by="ann"))
     for job in (first, second, third):
         request = RequestBuild(TENANT, "ann", PROJECT, "a list")

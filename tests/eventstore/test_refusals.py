@@ -137,8 +137,8 @@ class Scene:
         await self.store.verification.verify_again()
 
     async def requeue(self) -> None:
-        args = [str(uuid4()), TENANT, PROJECT, "normal", 1, 1, 9]
-        await self.call("requeue", self.keys.admission(TENANT), args)
+        args = [str(uuid4()), TENANT, PROJECT, "normal", 1, 1, 9, 1]
+        await self.call("requeue", [*self.keys.admission(TENANT), self.keys.cancelling], args)
 
     async def restore(self) -> None:
         job, end = str(uuid4()), await self.store.log_end(self.keys.partition)

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import (
+    Admission,
     Archive,
     CommandHandler,
     EventStore,
@@ -33,8 +34,8 @@ from eventstore import (
 from eventstore.keys import Keys
 from projector import Projector
 from schemas import JobRef, Phase, Position, RecordedEvent
-from schemas.commands import RequestBuild
-from schemas.events import Known, UnknownEvent
+from schemas.commands import FailJob, RequestBuild
+from schemas.events import CancelRequested, Known, UnknownEvent
 from tests.histories import (
     SITUATIONS,
     build,
@@ -258,6 +259,34 @@ async def test_jobs_queued_again_wait_behind_the_cap_in_their_order(
     await store.work.set_cap("acme", 3)
     claims = await store.work.claim(partition, "w", free_slots=10, lease_ms=LEASE_MS)
     assert [claim.ref.job[-1] for claim in claims] == ["3"]
+
+
+async def test_a_job_to_be_cancelled_that_is_queued_again_waits_for_nobodys_slot(
+    redis: Redis, engine: AsyncEngine
+) -> None:
+    store = await empty_pair(redis, engine, partitions=ANOTHER_NUMBER, tenant_cap=1)
+    to_be_cancelled = [queued(), started(), CancelRequested(by="ann")]
+    jobs = [one_of([queued()], 1), one_of([queued()], 2), one_of(to_be_cancelled, 3)]
+    await imported(store, export_of(*jobs))
+    partition = store.partition("acme")
+    claims = await store.work.claim(partition, "w", free_slots=10, lease_ms=LEASE_MS)
+    assert [claim.ref.job[-1] for claim in claims] == ["1", "3"]
+    for claim in claims:
+        await CommandHandler(store).handle(claim.ref, FailJob("internal", "", "d"), claim=claim)
+    (last,) = await store.work.claim(partition, "w", free_slots=10, lease_ms=LEASE_MS)
+    assert last.ref.job[-1] == "2"
+    assert await store.work.admission("acme") == Admission(running=1, cap=1, admitted=0)
+
+
+async def test_a_job_to_be_cancelled_that_is_queued_again_is_taken_over_without_a_slot(
+    store: EventStore,
+) -> None:
+    await imported(store, export_of(one_of([queued(), started(), CancelRequested(by="ann")], 1)))
+    partition = store.partition("acme")
+    (claim,) = await store.work.claim(partition, "gone", free_slots=1, lease_ms=LEASE_MS)
+    await store.work.release(claim)  # at once, as if a lease had passed
+    (taken,) = await store.work.claim(partition, "w", free_slots=0, lease_ms=LEASE_MS)
+    assert taken.ref == claim.ref
 
 
 async def test_the_next_build_of_an_imported_project_gets_the_next_number(

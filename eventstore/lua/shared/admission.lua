@@ -22,6 +22,15 @@ local function wait(keys, job, project, class, seq)
   redis.call('ZADD', keys.waiting, score, table.concat({job, project, class}, ' '))
 end
 
+-- Give a job that is among `runs` its work entry; whoever calls counts it as running.
+local function let_in(keys, tenant, job, project, class)
+  local attempt, deliveries = string.match(redis.call('HGET', keys.runs, job), '(%d+) (%d+)$')
+  local entry = redis.call('XADD', keys[class], '*', 'job', job, 'tenant', tenant,
+    'project', project)
+  redis.call('HSET', keys.runs, job,
+    table.concat({tenant, class, entry, '-', attempt, deliveries}, ' '))
+end
+
 -- Let in whom the cap allows, and write down how many run; how many were let in.
 local function admit(keys, tenant, running, cap)
   local admitted = 0
@@ -29,13 +38,8 @@ local function admit(keys, tenant, running, cap)
     local member = redis.call('ZPOPMIN', keys.waiting)[1]
     if not member then break end
     local job, project, class = string.match(member, '^(%S+) (%S+) (%S+)$')
-    local run = redis.call('HGET', keys.runs, job)
-    if run then
-      local attempt, deliveries = string.match(run, '(%d+) (%d+)$')
-      local entry = redis.call('XADD', keys[class], '*', 'job', job, 'tenant', tenant,
-        'project', project)
-      redis.call('HSET', keys.runs, job,
-        table.concat({tenant, class, entry, '-', attempt, deliveries}, ' '))
+    if redis.call('HEXISTS', keys.runs, job) == 1 then
+      let_in(keys, tenant, job, project, class)
       running, admitted = running + 1, admitted + 1
     end
   end
