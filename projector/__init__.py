@@ -23,6 +23,7 @@ from projector.queries import (
     stats,
     timeline,
     used_on,
+    workspaces_of_ended,
 )
 from projector.replay import Replayed, backfill, processes, rebuild, verify
 from projector.standing import Standing, standing
@@ -65,4 +66,5 @@ __all__ = [
     "timeline",
     "used_on",
     "verify",
+    "workspaces_of_ended",
 ]

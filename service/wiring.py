@@ -55,6 +55,7 @@ from service.project_secrets import ProjectSecrets
 from service.secret_keys import SecretKeys, parse_keys
 from service.secret_marks import SecretMarks
 from service.settings import RunnerKind, SandboxKind, Settings
+from service.workspaces import sweep_often
 
 if TYPE_CHECKING:
     from generator.runners.llm import LLMRunner
@@ -247,8 +248,10 @@ async def working(
     with heart:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
+            tasks.start_soon(sweep_often, log.engine, settings.home / "workspaces")
             yield worker
             await worker.drain(settings.drain_s)
+            tasks.cancel_scope.cancel()
 
 
 def make_projector(settings: Settings, servers: Servers, log: Log) -> Projector:

@@ -9,6 +9,7 @@ from projector.queries.jobs import (
     living_previews,
     row_of,
     timeline,
+    workspaces_of_ended,
 )
 from projector.queries.projects import (
     BuildRow,
@@ -41,4 +42,5 @@ __all__ = [
     "stats",
     "timeline",
     "used_on",
+    "workspaces_of_ended",
 ]

@@ -1,5 +1,6 @@
 """Jobs: one, lists by anything, and the timeline of one."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from projector.projections.phases import phases
 from projector.tables import parked
 from schemas import Job, JobRef, Position, Status
 from schemas.erasing import ERASED
+from schemas.job import TERMINAL
 
 MAX_PAGE = 200
 _MOST_WORDS = 20
@@ -164,6 +166,18 @@ async def living_previews(connection: AsyncConnection, limit: int) -> list[JobRe
         .limit(limit)
     )
     return [JobRef(row.tenant, row.id) for row in await connection.execute(query)]
+
+
+async def workspaces_of_ended(
+    connection: AsyncConnection, found: Sequence[str]
+) -> dict[str, str | None]:
+    """Those of the jobs, of any tenant, that have ended, and where the files of each lie."""
+    query = (
+        select(jobs.c.id, jobs.c.workspace_path)
+        .where(text("jobs.id = any(:found)").bindparams(found=list(found)))
+        .where(jobs.c.status.in_(TERMINAL))
+    )
+    return {row.id: row.workspace_path for row in await connection.execute(query)}
 
 
 async def timeline(connection: AsyncConnection, tenant: str, job: str) -> list[PhaseRow]:

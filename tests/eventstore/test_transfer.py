@@ -265,8 +265,8 @@ async def test_a_job_to_be_cancelled_that_is_queued_again_waits_for_nobodys_slot
     redis: Redis, engine: AsyncEngine
 ) -> None:
     store = await empty_pair(redis, engine, partitions=ANOTHER_NUMBER, tenant_cap=1)
-    to_be_cancelled = [queued(), started(), CancelRequested(by="ann")]
-    jobs = [one_of([queued()], 1), one_of([queued()], 2), one_of(to_be_cancelled, 3)]
+    to_be_cancelled = one_of([queued(), started(), CancelRequested(by="ann")], 3)
+    jobs = [one_of([queued()], 1), one_of([queued()], 2), to_be_cancelled]
     await imported(store, export_of(*jobs))
     partition = store.partition("acme")
     claims = await store.work.claim(partition, "w", free_slots=10, lease_ms=LEASE_MS)
