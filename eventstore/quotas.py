@@ -51,6 +51,14 @@ class Spent(NamedTuple):
         return self.wall_ms / 1000
 
 
+class Noted(NamedTuple):
+    """What a tenant has used on a day, whether that is all of it, and what was set for it alone."""
+
+    spent: Spent
+    is_whole: bool
+    own: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class DayLimits:
     """How much a tenant may have used on a day when it queues a job; None: any."""
@@ -127,17 +135,21 @@ class Quotas:
         key = self._keys_of(tenant).day(tenant, day)
         return Spent(*await self._scripts.plain("count_from", [key], list(known)))
 
-    async def spent_with(self, ref: JobRef, attempt: int, day: date, untold: Usage) -> Spent:
+    async def note(self, ref: JobRef, attempt: int, day: date, untold: Usage) -> Noted:
         """What was used on a day so far, with what its running jobs have used and no event tells.
 
         Of this job that is `untold` from now on, until its next event tells of it, if `attempt` is
-        the one that runs.
+        the one that runs. All that a check of the day needs, in one trip.
         """
         tokens = min(untold.input_tokens + untold.output_tokens, _MOST)
         nano_usd = round(min(untold.cost_usd * NANO, _MOST))
         keys = self._keys_of(ref.tenant)
-        names, words = [keys.day(ref.tenant, day), keys.runs], [ref.job, attempt, tokens, nano_usd]
-        return Spent(*await self._scripts.plain("untold", names, words))
+        *counted, is_whole, own = await self._scripts.plain(
+            "untold",
+            [keys.day(ref.tenant, day), keys.runs, keys.quotas],
+            [ref.job, attempt, tokens, nano_usd, ref.tenant],
+        )
+        return Noted(Spent(*counted), bool(is_whole), own.decode() if own else None)
 
     async def own(self, tenant: str) -> str | None:
         """What was set for a tenant alone."""

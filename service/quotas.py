@@ -9,6 +9,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import anyio
@@ -128,13 +129,7 @@ class Quotas:
             raise NotAllowed(f"tenant {tenant} is on tier free: submit without a tier, or as free")
         tier = tier or own.tier or "free"
         rules = self._tiers.rules(tier)
-        day = DayLimits(
-            jobs=rules.jobs_a_day if own.jobs_a_day is None else own.jobs_a_day,
-            tokens=rules.tokens_a_day if own.tokens_a_day is None else own.tokens_a_day,
-            usd=rules.usd_a_day if own.usd_a_day is None else own.usd_a_day,
-            wall_s=rules.wall_s_a_day if own.wall_s_a_day is None else own.wall_s_a_day,
-        )
-        return Standing(tier, rules, day, await self._spent(tenant, day_of(now)))
+        return Standing(tier, rules, day_limits(rules, own), await self._spent(tenant, day_of(now)))
 
     async def left_for(self, job: Job, untold: Usage) -> Allowance:
         """What the day leaves a job that runs, beside all that its tenant's jobs have used.
@@ -142,14 +137,16 @@ class Quotas:
         `untold`: what the job has used and no event tells. Below zero where the day has had more
         than it has.
         """
-        now = datetime.now(UTC)
-        tier: Tier = "pro" if job.tier == "pro" else "free"
-        try:
-            standing = await self.standing(job.tenant, tier, now=now)
-        except NotAllowed:  # its tenant was put on another tier meanwhile
-            standing = await self.standing(job.tenant, None, now=now)
-        day, ref = standing.day, JobRef(job.tenant, job.job)
-        spent = await self._store.quotas.spent_with(ref, job.attempt, day_of(now), untold)
+        today, ref = day_of(datetime.now(UTC)), JobRef(job.tenant, job.job)
+        note = partial(self._store.quotas.note, ref, job.attempt, today, untold)
+        noted = await note()
+        if not noted.is_whole:  # once a day
+            await self._spent(job.tenant, today)
+            noted = await note()
+        own, spent = _read(noted.own), noted.spent
+        # The tenant may have been put on another tier meanwhile.
+        tier: Tier = "pro" if job.tier == "pro" and own.tier != "free" else "free"
+        day = day_limits(self._tiers.rules(tier), own)
         return Allowance(
             tokens=None if day.tokens is None else day.tokens - spent.tokens,
             cost_usd=None if day.usd is None else round(day.usd - spent.usd, 9),
@@ -157,8 +154,7 @@ class Quotas:
 
     async def own(self, tenant: str) -> OwnQuota:
         """What was set for this tenant alone."""
-        found = await self._store.quotas.own(tenant)
-        return OwnQuota() if found is None else OwnQuota.model_validate_json(found)
+        return _read(await self._store.quotas.own(tenant))
 
     async def set_own(self, tenant: str, own: OwnQuota) -> None:
         """Set that, and the cap of the tier that the tenant is put on."""
@@ -187,6 +183,20 @@ class Quotas:
             log.warning("quota_not_compared", tenant=tenant, error=str(error))
             return spent
         return await self._store.quotas.count_from(tenant, day, known)
+
+
+def day_limits(rules: TierRules, own: OwnQuota) -> DayLimits:
+    """What a tenant may use on a day: as its tier has it, where nothing was set for it alone."""
+    return DayLimits(
+        jobs=rules.jobs_a_day if own.jobs_a_day is None else own.jobs_a_day,
+        tokens=rules.tokens_a_day if own.tokens_a_day is None else own.tokens_a_day,
+        usd=rules.usd_a_day if own.usd_a_day is None else own.usd_a_day,
+        wall_s=rules.wall_s_a_day if own.wall_s_a_day is None else own.wall_s_a_day,
+    )
+
+
+def _read(own: str | None) -> OwnQuota:
+    return OwnQuota() if own is None else OwnQuota.model_validate_json(own)
 
 
 def _lower(name: str, wanted: Any, allowed: Any, tier: Tier) -> Any:

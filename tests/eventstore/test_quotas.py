@@ -224,7 +224,7 @@ async def test_the_counters_of_a_day_are_gone_two_days_later(handler: CommandHan
 
 async def used_and_untold(handler: CommandHandler, claim: Claim, untold: Usage) -> Spent:
     """What was used today, when the claimed job says what it has used since its last event."""
-    return await handler.store.quotas.spent_with(claim.ref, claim.attempt, TODAY, untold)
+    return (await handler.store.quotas.note(claim.ref, claim.attempt, TODAY, untold)).spent
 
 
 async def test_what_running_jobs_have_used_and_not_told_is_known_until_they_tell(

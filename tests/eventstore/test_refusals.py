@@ -205,7 +205,7 @@ CALLS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "seed": Scene.go_on_after_expiry,
     "seed_number": Scene.ask_for_a_forgotten_number,
     "trim": Scene.trim,
-    "untold": lambda scene: scene.store.quotas.spent_with(scene.running, 1, NOW.date(), Usage(1)),
+    "untold": lambda scene: scene.store.quotas.note(scene.running, 1, NOW.date(), Usage(1)),
 }
 
 

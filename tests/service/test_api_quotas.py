@@ -216,6 +216,31 @@ async def test_a_running_job_is_told_what_the_jobs_before_it_have_left_of_the_da
     assert await api.quotas.left_for(job, Used()) == Allowance(tokens=-890, cost_usd=-0.15)
 
 
+async def test_a_job_whose_tenant_was_put_on_another_tier_is_held_to_that_one(
+    api: QuietApi, handler: CommandHandler
+) -> None:
+    job = await handler.load(JobRef(TENANT, (await submit(api, tier="pro")).json()["job_id"]))
+    await api.quotas.set_own(TENANT, OwnQuota(tier="free"))
+    assert await api.quotas.left_for(job, Used()) == Allowance(tokens=1_000, cost_usd=1.0)
+
+
+async def test_a_look_at_the_day_is_one_trip(
+    api: QuietApi, handler: CommandHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await handler.load(JobRef(TENANT, (await submit(api)).json()["job_id"]))
+    await api.quotas.left_for(job, Used())  # compared with what is archived, once a day
+    pool, trips = handler.store.redis.connection_pool, list[object]()
+    get_connection: Any = pool.get_connection
+
+    async def counted(*args: Any) -> Any:
+        trips.append(args)
+        return await get_connection(*args)
+
+    monkeypatch.setattr(pool, "get_connection", counted)
+    await api.quotas.left_for(job, Used(1))
+    assert len(trips) == 1
+
+
 async def test_jobs_that_run_at_once_leave_each_other_what_none_has_used(
     api: QuietApi, handler: CommandHandler
 ) -> None:
