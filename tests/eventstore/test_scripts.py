@@ -8,7 +8,7 @@ from uuid import uuid4
 import anyio
 import anyio.lowlevel
 import pytest
-from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import AbstractConnection
 
 from eventstore import (
     CommandHandler,
@@ -72,13 +72,13 @@ async def test_a_job_that_is_read_shares_the_trip_of_appends(
 ) -> None:
     store, trips = handler.store, list[int]()
     refs = await queued(handler, 3)
-    execute = Pipeline.execute
+    pack = AbstractConnection.pack_commands
 
-    async def counting(pipeline: Pipeline, *args: Any, **options: Any) -> Any:
-        trips.append(len(pipeline.command_stack))
-        return await execute(pipeline, *args, **options)
+    def counting(connection: AbstractConnection, commands: list[Any]) -> Any:
+        trips.append(len(commands))
+        return pack(connection, commands)
 
-    monkeypatch.setattr(Pipeline, "execute", counting)
+    monkeypatch.setattr(AbstractConnection, "pack_commands", counting)
     async with anyio.create_task_group() as tasks:
         for ref in refs[:2]:
             tasks.start_soon(
