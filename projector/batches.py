@@ -112,7 +112,10 @@ async def _refusal(connection: AsyncConnection, folding: Folding, schema: str) -
 
 def is_refusal(error: Refusal) -> bool:
     """Whether it is said of what was to be written, so that it would be said again."""
-    if isinstance(error, RowRefused):
-        return True
+    return isinstance(error, RowRefused) or sqlstate(error).startswith(_REFUSALS)
+
+
+def sqlstate(error: DBAPIError | PostgresError) -> str:
+    """What Postgres calls it, whichever way the statement went; empty if it did not say."""
     said = error.orig if isinstance(error, DBAPIError) else error
-    return str(getattr(said, "sqlstate", None) or "").startswith(_REFUSALS)
+    return str(getattr(said, "sqlstate", None) or "")

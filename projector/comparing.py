@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from projector.archived import EVENTS, FOLDED, entry_of
+from projector.errors import RowRefused
 from projector.folding import Folding
 from projector.projection import Key, Projection
 from projector.writing import PUBLIC, checkpoints_of, driver
@@ -136,7 +137,11 @@ async def _writers(
     for found in rows:
         entry = entry_of(found)
         folding.add(job, [entry])
-        after = next((r for k, r in folding.rows()[projection].items() if _same(k, key)), None)
+        try:
+            made = folding.rows()[projection]
+        except RowRefused:  # it is parked here: nothing later has written anything
+            break
+        after = next((row for other, row in made.items() if _same(other, key)), None)
         said = f"{entry.event.type} at {entry.position}"
         if after is not None:
             if before is None:

@@ -78,6 +78,8 @@ class RowRefused(ProjectorError):
     """A projection cannot make a row of what its events made of a job: that job is to be parked."""
 
     def __init__(self, projection: str, error: Exception) -> None:
+        self.projection = projection
+        self.error = error
         super().__init__(f"{projection}: {type(error).__name__}: {error}")
 
 

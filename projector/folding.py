@@ -7,7 +7,7 @@ from eventstore import LogEntry
 from projector.errors import HistoryBroken, RowRefused
 from projector.projection import Key, OfEvent, Projection, Row
 from schemas import Job, Position, RecordedEvent, SchemaError, UndecodableEvent, evolve
-from schemas.events import Unreadable
+from schemas.events import JobQueued, Unreadable
 
 Rows = dict[Projection, dict[Key, Row]]
 
@@ -136,11 +136,11 @@ def by_job(entries: Iterable[LogEntry]) -> dict[str, list[LogEntry]]:
 def advance(job: Job | None, event: RecordedEvent) -> Job:
     """`evolve`, for a history that must be whole.
 
-    Raises `HistoryBroken` when the event is not the next of its job, or the first is no JobQueued;
-    `UndecodableEvent`.
+    Raises `HistoryBroken` when the event is not the next of its job, when the first is no JobQueued,
+    and when a later one is; `UndecodableEvent`.
     """
     expected = job.version + 1 if job else 1
-    if event.version != expected:
+    if event.version != expected or (job and type(event.payload) is JobQueued):
         raise HistoryBroken(event.job, expected, event.version)
     evolved = evolve(job, event)
     if evolved is None:

@@ -86,8 +86,9 @@ async def fold_share(
 ) -> FoldedShare:
     """Fold a share as the connection's transaction sees it."""
     folding = Folding(projections, aside=aside)
-    rows: FoldedRows | None = {one.name: [] for one in projections}
+    rows: FoldedRows = {one.name: [] for one in projections}
     events = jobs = 0
+    refused = False
     send, receive = anyio.create_memory_object_stream[list[asyncpg.Record]](1)
     async with anyio.create_task_group() as tasks, receive:
         tasks.start_soon(_fetch, await histories(connection, *_of_share(share)), send)
@@ -97,25 +98,22 @@ async def fold_share(
                 folding.add(job, history)
                 events += len(history)
             jobs += len(folding.states)
-            # By and by, while they are in the processor's cache.
-            rows = rows and _with(rows, folding)
-    if rows is not None:
-        for one, of_many in folding.rows().items():
-            rows[one.name] += map(one.values_of, of_many.values())
-    return FoldedShare(share, rows, folding.parked, events, jobs)
+            try:
+                _move(folding, rows)
+            except RowRefused:
+                refused, folding = True, Folding((), aside=aside)  # it only counts from here on
+            folding.states.clear()
+    for one, of_many in folding.rows().items():
+        rows[one.name] += map(one.values_of, of_many.values())
+    return FoldedShare(share, None if refused else rows, folding.parked, events, jobs)
 
 
-def _with(rows: FoldedRows, folding: Folding) -> FoldedRows | None:
-    """The rows, and those of whole jobs, which the folding loses; None if one cannot be made."""
-    try:
-        for one, of_jobs in folding.rows().items():
-            if one.job:
-                rows[one.name] += map(one.values_of, of_jobs.values())
-                of_jobs.clear()
-    except RowRefused:
-        return None
-    folding.states.clear()
-    return rows
+def _move(folding: Folding, to: FoldedRows) -> None:
+    """Take the rows of whole jobs out of a folding, while they are in the processor's cache."""
+    for one, of_jobs in folding.rows().items():
+        if one.job:
+            to[one.name] += map(one.values_of, of_jobs.values())
+            of_jobs.clear()
 
 
 async def share_entries(connection: AsyncConnection, share: Share) -> list[LogEntry]:

@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 
 import anyio
 import structlog
+from asyncpg import PostgresError
 from sqlalchemy import ForeignKeyConstraint, Table, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from projector.batches import sqlstate
 from projector.errors import ObjectsInTheWay, StillVerifying, SwapRefused
 from projector.projection import Projection
 from projector.shadow import Shadow
@@ -59,9 +61,9 @@ async def swap(shadow: Shadow, partitions: Sequence[int]) -> float:
                 # Not before: a projector that parks the same job would wait for us.
                 await set_aside(connection, shadow.parked)
                 return await _replace(shadow)
-        except DBAPIError as error:
+        except (DBAPIError, PostgresError) as error:
             # A reader holds a table: it would keep all later ones waiting behind us.
-            if getattr(error.orig, "sqlstate", None) != "55P03":
+            if sqlstate(error) != "55P03":
                 raise
         shadow.ends = dict(await checkpoints_of(connection, shadow.schema))
         shadow.events = sum(end.seq for end in shadow.ends.values())

@@ -248,6 +248,21 @@ async def test_revision_0011_remembers_the_last_build_of_each_project(
     assert await Archive(engine).last_build("nobody", "nothing") == 0
 
 
+async def test_revision_0015_has_sums_with_rows_made_anew_up_and_down(
+    older: tuple[AsyncEngine, list[LogEntry]],
+) -> None:
+    engine, _ = older
+    versions = "SELECT name, version FROM headrace.projections WHERE name IN ('projects', 'jobs')"
+    await upgrade(engine)
+    await backfill(engine)
+    await downgrade(engine, "0014")
+    assert set(await rows(engine, versions)) == {("jobs", 1), ("projects", 0)}
+    await upgrade(engine)
+    assert set(await rows(engine, versions)) == {("jobs", 1), ("projects", 0)}
+    assert set(await backfill(engine)) == {"projects", "daily_stats"}
+    assert (await verify(engine))[1] == []
+
+
 async def test_what_an_older_database_lacks_is_made_good_from_its_archive(
     older: tuple[AsyncEngine, list[LogEntry]],
 ) -> None:

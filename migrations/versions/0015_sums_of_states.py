@@ -9,17 +9,21 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Tables with rows are filled anew from the archive, as their projections have a new version.
-    op.execute(
-        "UPDATE headrace.projections SET version = 2 "
-        "WHERE name = 'projects' AND NOT EXISTS (SELECT FROM projects)"
-    )
-    op.execute(
-        "UPDATE headrace.projections SET version = 3 WHERE name = 'daily_stats' "
-        "AND version = 2 AND NOT EXISTS (SELECT FROM daily_stats)"
-    )
+    _mark(projects=2, daily_stats=3)
 
 
 def downgrade() -> None:
-    op.execute("UPDATE headrace.projections SET version = 1 WHERE name = 'projects'")
-    op.execute("UPDATE headrace.projections SET version = 2 WHERE name = 'daily_stats'")
+    _mark(projects=1, daily_stats=2)
+
+
+def _mark(**versions: int) -> None:
+    """Whoever folds fills these tables anew from the archive, unless they are empty.
+
+    Version 0 is nobody's: neither this program nor an older one takes such rows for its own.
+    """
+    op.execute(f"LOCK TABLE {', '.join(versions)} IN SHARE MODE")
+    for table, version in versions.items():
+        op.execute(
+            f"UPDATE headrace.projections SET version = CASE WHEN EXISTS (SELECT FROM {table}) "
+            f"THEN 0 ELSE {version} END WHERE name = '{table}'"
+        )

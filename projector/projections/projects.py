@@ -37,7 +37,8 @@ def _sum(job: Job) -> Change:
         "output_tokens": job.output_tokens,
         "cost_usd": usd(job.cost_usd),
         "created_at": job.queued_at,
-        "updated_at": job.finished_at or job.queued_at,
+        # It may end by a clock that is behind the one by which it was queued.
+        "updated_at": max(job.queued_at, job.finished_at or job.queued_at),
     }
 
 

@@ -20,7 +20,7 @@ from projector.errors import ProjectorError
 from projector.projections.jobs import job_row, jobs
 from projector.projections.phases import phases
 from projector.tables import parked
-from schemas import Job, JobRef, Position, Status
+from schemas import Job, JobRef, Position, Preview, Status
 from schemas.erasing import ERASED
 from schemas.job import TERMINAL
 
@@ -171,11 +171,15 @@ async def living_previews(connection: AsyncConnection, limit: int) -> list[JobRe
 async def workspaces_of_ended(
     connection: AsyncConnection, found: Sequence[str]
 ) -> dict[str, str | None]:
-    """Those of the jobs, of any tenant, that have ended, and where the files of each lie."""
+    """Those of the jobs, of any tenant, with which no worker has to do any more.
+
+    And where the files of each lie.
+    """
     query = (
         select(jobs.c.id, jobs.c.workspace_path)
         .where(text("jobs.id = any(:found)").bindparams(found=list(found)))
         .where(jobs.c.status.in_(TERMINAL))
+        .where(jobs.c.preview.is_distinct_from(Preview.WAKING))
     )
     return {row.id: row.workspace_path for row in await connection.execute(query)}
 

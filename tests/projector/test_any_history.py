@@ -6,7 +6,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -41,6 +41,8 @@ EXAMPLES = int(os.environ.get("HEADRACE_EXAMPLES", "4"))
 # The first two share a partition.
 TENANTS = ("acme", "globex", "initech")
 COSTS = (0.0, 0.1, 0.2, 0.7, 1e-9, 1234.5678)
+# Workers differ by what time it is.
+SECONDS = st.sampled_from((-90_000, -5, -1, 0, 1, 5, 90_000))
 PREVIEWS: tuple[Known, ...] = (
     PreviewRequested(by="ann"),
     PreviewPaused(),
@@ -77,7 +79,7 @@ class Cut:
 
 @st.composite
 def jobs_of_tenants(draw: st.DrawFn) -> list[list[RecordedEvent]]:
-    """The events of each of several jobs, with what they cost, on several days."""
+    """The events of each of several jobs, with what they cost, on several days about midnight."""
     jobs: list[list[RecordedEvent]] = []
     for number in range(1, draw(st.integers(1, 6)) + 1):
         tenant, project = draw(st.sampled_from(TENANTS)), draw(st.sampled_from(("shop", "till")))
@@ -85,16 +87,20 @@ def jobs_of_tenants(draw: st.DrawFn) -> list[list[RecordedEvent]]:
         if isinstance(history[-1], JobReady):
             history += draw(st.lists(st.sampled_from(PREVIEWS), max_size=3))
         payloads = [_spent(draw, _of(one, tenant, project, number)) for one in history]
-        days = timedelta(days=draw(st.integers(0, 2)))
+        days = draw(st.integers(0, 2))
         jobs.append(
             [
-                event._replace(time=event.time + days)
+                event._replace(time=_midnight(days) + timedelta(seconds=draw(SECONDS)))
                 for event in recorded(
                     payloads, job=str(UUID(int=number)), tenant=tenant, project=project
                 )
             ]
         )
     return jobs
+
+
+def _midnight(days: int) -> datetime:
+    return NOON + timedelta(days=days, hours=12)
 
 
 def _of(payload: Known, tenant: str, project: str, number: int) -> Known:

@@ -241,7 +241,9 @@ async def test_a_row_that_cannot_be_made_of_a_share_parks_its_job(
     projector: Projector,
     jobs: list[JobRef],
     unsteady: Projection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("projector.shares._FETCHED", 1)
     odd = await write(store, all_completed()[:5], project="odd")
     await projector.catch_up()
     replayed = await rebuild(engine, only=[unsteady])

@@ -7,7 +7,7 @@ from eventstore import LogEntry
 from projector.folding import fold_entries
 from projector.projections import DAILY_STATS
 from schemas import Phase, Position
-from schemas.events import JobCancelled, Known
+from schemas.events import JobCancelled, Known, PreviewExpired
 from tests.histories import JOB, build, completed, failed, queued, recorded, repaired_build, started
 from tests.projector.given import OTHER_JOB, THIRD_JOB, given
 
@@ -107,6 +107,13 @@ def test_a_day_has_the_same_row_wherever_a_batch_ends() -> None:
         folding.rows()
         folding.add(JOB, entries[cut:])
         assert folding.rows() == whole
+
+
+def test_a_day_on_which_nothing_was_added_has_no_row() -> None:
+    evening = datetime(2026, 2, 28, 23, 59, tzinfo=UTC)
+    history = [*build(), PreviewExpired(reason="time-out")]
+    times = [*[evening] * len(build()), evening + timedelta(hours=1)]
+    assert list(by_day(history, *times)) == [evening.date()]
 
 
 def test_a_day_is_a_day_in_utc_wherever_the_clock_was() -> None:

@@ -56,6 +56,12 @@ def test_a_history_that_does_not_begin_at_its_beginning_is_refused() -> None:
         advance(None, recorded([started()])[0])
 
 
+def test_a_job_that_is_queued_once_more_is_refused() -> None:
+    first, second = recorded([queued(), queued()])
+    with pytest.raises(HistoryBroken):
+        advance(advance(None, first), second)
+
+
 def test_an_unknown_event_advances_the_version_so_that_the_next_one_fits() -> None:
     first, second, third = recorded([queued(), started(), started(2)])
     unknown = second._replace(type="JobPraised", payload=UnknownEvent())

@@ -1,14 +1,17 @@
 """A job that cannot be folded stands aside, and nothing else notices."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore
 from projector import Projector, parked_jobs, rebuild, verify
-from projector.projections import DAILY_STATS, PROJECTIONS
-from schemas import JobRef, Phase
+from projector.projection import Row
+from projector.projections import DAILY_STATS, JOBS, PROJECTIONS
+from projector.projections.jobs import job_row
+from schemas import Job, JobRef, Phase, Position, Status
 from schemas.events import Known
 from tests.histories import TENANT, build, completed, queued, repaired_build, started
 from tests.projector.contents import contents, execute, scalar
@@ -139,6 +142,25 @@ async def test_a_job_of_which_a_row_cannot_be_made_is_parked_and_all_others_go_o
     assert (one.job_id, one.version) == (odd.job, 5)
     assert "daily_stats: ZeroDivisionError: no seats" in one.error
     await assert_only_parked(store, engine, odd)
+
+
+async def test_a_row_that_differs_of_a_job_that_is_parked_for_its_projection_is_told(
+    store: EventStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(job: Job, position: Position) -> Row:
+        if job.status is Status.CODE:
+            raise ZeroDivisionError("no seats")
+        return job_row(job, position)
+
+    projections = [replace(one, of_job=stumble) if one is JOBS else one for one in PROJECTIONS]
+    monkeypatch.setattr("projector.replay.PROJECTIONS", projections)
+    job = await write(store, build()[:5])  # the last one has it enter code
+    await Projector(store, engine, projections).catch_up()
+    assert (await verify(engine))[1] == []
+    await execute(engine, "UPDATE jobs SET goal = 'another'")
+    (difference,) = (await verify(engine))[1]
+    assert (difference.key, difference.column) == ((job.job,), "goal")
+    assert "JobQueued" in str(difference)
 
 
 @EACH_CAUSE

@@ -1,12 +1,15 @@
 """`projects`: what each project has come to."""
 
+from datetime import timedelta
 from decimal import Decimal
 
+from eventstore import LogEntry
+from projector.folding import fold_entries
 from projector.projections import PROJECTS
 from projector.projections.money import usd
-from schemas import Phase
+from schemas import Phase, Position
 from schemas.events import JobCancelled, Known, PhaseCompleted, PreviewExpired
-from tests.histories import JOB, build, completed, failed, queued, repaired_build, started
+from tests.histories import JOB, build, completed, failed, queued, recorded, repaired_build, started
 from tests.projector.given import OTHER_JOB, THIRD_JOB, Given, at, given
 
 COUNTS = ("jobs", "ready", "failed", "cancelled", "latest_build")
@@ -62,6 +65,14 @@ def test_a_project_uses_what_all_its_jobs_used_in_all_their_rounds() -> None:
 def test_a_project_is_as_new_as_its_last_change_and_as_old_as_its_first_job() -> None:
     both = given(queued(), started(), failed()).and_job(queued())
     assert both.values(PROJECTS, "created_at", "updated_at") == [(at(1), at(3))]
+
+
+def test_a_job_that_ends_before_it_was_queued_makes_its_project_no_older() -> None:
+    first, second = recorded([queued(), failed()])
+    behind = second._replace(time=first.time - timedelta(seconds=5))
+    entries = [LogEntry(Position(2, 1, 1), first), LogEntry(Position(2, 1, 2), behind)]
+    (row,) = fold_entries([PROJECTS], entries, {}, {}).rows()[PROJECTS].values()
+    assert row["updated_at"] == first.time
 
 
 def test_what_a_preview_does_changes_no_project() -> None:

@@ -2,6 +2,7 @@
 
 import anyio
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from structlog.testing import capture_logs
 
@@ -330,3 +331,17 @@ async def test_a_disk_without_room_for_a_copy_is_told_before_anything_is_done(
         await rebuild(engine, free_bytes=1_000)
     assert caught.value.needed_bytes > caught.value.free_bytes == 1_000
     await rebuild(engine, free_bytes=caught.value.needed_bytes)
+
+
+async def test_who_reads_what_belongs_to_a_table_is_waited_for_too(
+    engine: AsyncEngine, jobs: list[JobRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projector.swapping.SWAP_TRIES", 2)
+    toast = await scalar(
+        engine, "SELECT reltoastrelid::regclass::text FROM pg_class WHERE relname = 'projects'"
+    )
+    async with engine.connect() as reader:
+        await reader.execute(text(f"SELECT count(*) FROM {toast}"))
+        with pytest.raises(SwapRefused):
+            await rebuild(engine)
+    assert (await rebuild(engine)).differing == ()

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore
 from projector import Projector
-from schemas.events import JobCancelled, JobReady, Known
+from schemas.events import JobCancelled, JobReady, Known, PreviewRequested
 from service import workspaces
 from service.workspaces import sweep, sweep_often
 from tests.histories import all_completed, failed, queued, ready, started
@@ -64,6 +64,16 @@ async def test_jobs_that_have_not_ended_or_are_not_known_keep_what_they_have(
     unknown.mkdir(parents=True)
     await sweep(engine, tmp_path)
     assert (left_in(running), unknown.exists()) == (["1", "2"], True)
+
+
+async def test_a_build_whose_preview_is_being_made_again_keeps_what_it_has(
+    store: EventStore, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    history = [*all_completed(), ready_in("/home/workspaces/a-job/1"), PreviewRequested(by="ann")]
+    folder = await attempts_at(store, tmp_path, history)
+    await Projector(store, engine).catch_up()
+    await sweep(engine, tmp_path)
+    assert left_in(folder) == ["1", "2"]
 
 
 async def test_a_sweep_that_failed_is_made_again(
