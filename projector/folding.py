@@ -136,8 +136,8 @@ def by_job(entries: Iterable[LogEntry]) -> dict[str, list[LogEntry]]:
 def advance(job: Job | None, event: RecordedEvent) -> Job:
     """`evolve`, for a history that must be whole.
 
-    Raises `HistoryBroken` when the event is not the next of its job, when the first is no JobQueued,
-    and when a later one is; `UndecodableEvent`.
+    Raises `HistoryBroken` when the event is not the next of its job, when the first is no JobQueued
+    and when a later one is one; `UndecodableEvent`.
     """
     expected = job.version + 1 if job else 1
     if event.version != expected or (job and type(event.payload) is JobQueued):
