@@ -145,6 +145,7 @@ class Projector:
         backoff_s = _FIRST_BACKOFF_S
         with hub.listen_events(partition) as waker:
             while True:
+                asked = self._batch[partition]
                 try:
                     # Shielded: a batch takes milliseconds, and is not cut in the middle to stop.
                     with anyio.fail_after(BATCH_S, shield=True):
@@ -170,7 +171,8 @@ class Projector:
                     self.trouble[partition] = f"stuck: {error}"
                     await anyio.sleep(_LONGEST_BACKOFF_S)
                     continue
-                if not folded:
+                # There was no more: whatever has come since has rung, or will.
+                if folded < asked:
                     await waker.wait(LOOK_AGAIN_S)
 
     async def _fold_or_ask_again(self, partition: int) -> int:
