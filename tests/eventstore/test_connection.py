@@ -13,12 +13,15 @@ from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 from redis.asyncio import Redis
 from redis.exceptions import DataError
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import (
     Archive,
     EventStore,
     RedisUnavailable,
     ServerUnsuitable,
+    connect_postgres,
     connect_redis,
     open_log,
 )
@@ -28,6 +31,7 @@ from schemas import JobRef, NewEvent
 from schemas.events import CancelRequested, JobQueued
 from tests.eventstore.killable import KillableServer
 from tests.logs import PARTITIONS
+from tests.projector.processes import until
 
 TENANT, PROJECT = "acme", "shop"
 TIMEOUT_S = 0.1
@@ -304,3 +308,26 @@ async def test_an_append_to_a_server_that_went_away_is_made_once_when_it_is_back
     await server.start()
     await log.append(ref, PROJECT, events, expected_version=1)
     assert await versions(log, ref) == [1, 2]
+
+
+# --- Postgres ------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_postgres_has_ended_is_made_anew_before_it_is_used(
+    engine: AsyncEngine, database_url: str
+) -> None:
+    async with engine.connect() as connection:
+        pid = await connection.scalar(text("SELECT pg_backend_pid()"))
+        driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    other = connect_postgres(database_url)
+    async with other.connect() as connection:
+        await connection.execute(text(f"SELECT pg_terminate_backend({pid})"))
+    await other.dispose()
+
+    async def hung_up() -> bool:
+        return bool(driver.is_closed())
+
+    await until(hung_up)
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT pg_backend_pid()")) != pid
