@@ -114,6 +114,14 @@ async def test_a_backfill_leaves_the_other_tables_where_they_are(
 # --- a fold that changed -------------------------------------------------------------------------
 
 
+def with_newer_days(monkeypatch: pytest.MonkeyPatch, days: Projection) -> tuple[Projection, ...]:
+    """All projections, as replays know them from here on: the days last, by a newer fold."""
+    newer = replace(days, version=DAILY_STATS.version + 1)
+    projections = tuple(newer if one is DAILY_STATS else one for one in PROJECTIONS)
+    monkeypatch.setattr("projector.replay.PROJECTIONS", projections)
+    return projections
+
+
 @pytest.fixture
 def changed(monkeypatch: pytest.MonkeyPatch) -> tuple[Projection, ...]:
     """Newer code: a day counts each queued job twice."""
@@ -124,10 +132,7 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> tuple[Projection, ...]:
         key, said = once(job)
         return key, said | {"queued": 2 * said["queued"]}
 
-    newer = replace(DAILY_STATS, of_sum=twice, version=DAILY_STATS.version + 1)
-    projections = tuple(newer if one is DAILY_STATS else one for one in PROJECTIONS)
-    monkeypatch.setattr("projector.replay.PROJECTIONS", projections)
-    return projections
+    return with_newer_days(monkeypatch, replace(DAILY_STATS, of_sum=twice))
 
 
 async def test_a_fold_that_changed_is_left_out_until_the_archive_is_folded_by_it(
@@ -229,10 +234,7 @@ async def test_a_row_that_postgres_refuses_while_a_backfill_catches_up_parks_its
 @pytest.fixture
 def unsteady(monkeypatch: pytest.MonkeyPatch) -> Projection:
     """Newer code: it fails over what is in code of one of the projects."""
-    newer = replace(stumbling(DAILY_STATS, "odd"), version=DAILY_STATS.version + 1)
-    projections = tuple(newer if one is DAILY_STATS else one for one in PROJECTIONS)
-    monkeypatch.setattr("projector.replay.PROJECTIONS", projections)
-    return newer
+    return with_newer_days(monkeypatch, stumbling(DAILY_STATS, "odd"))[-1]
 
 
 async def test_a_row_that_cannot_be_made_of_a_share_parks_its_job(
