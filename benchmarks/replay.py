@@ -26,7 +26,7 @@ from projector.archived import FOLDED, entry_of
 from projector.folding import fold_entries
 from projector.projections import PROJECTIONS
 from projector.replay import processes
-from projector.writing import copy_events, driver, move_checkpoint, write_rows
+from projector.writing import copy_events, driver, move_checkpoints, write_rows
 from schemas import Position, RecordedEvent
 from schemas.events import JobQueued
 from service.embedded import Servers
@@ -185,9 +185,8 @@ async def _archive(
 ) -> None:
     await write_rows(connection, fold_entries(PROJECTIONS, entries, {}, {}).rows())
     await copy_events(connection, entries)
-    for partition, seq in ends.items():
-        if seq:
-            await move_checkpoint(connection, Position(partition, 1, seq))
+    folded = [Position(partition, 1, seq) for partition, seq in ends.items() if seq]
+    await move_checkpoints(connection, folded)
 
 
 def _build(

@@ -6,6 +6,7 @@ events one by one, each under a savepoint.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from asyncpg import PostgresError
 from sqlalchemy.exc import DBAPIError
@@ -26,34 +27,66 @@ _REFUSALS = ("22", "23", "54", "P0")
 Refusal = RowRefused | DBAPIError | PostgresError
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """The entries of a partition that come behind a position, and some of its jobs as of there."""
+
+    behind: Position | None
+    entries: Sequence[LogEntry]
+    states: dict[str, Job]
+
+    @property
+    def partition(self) -> int:
+        """Where its entries stand."""
+        return self.entries[0].position.partition
+
+    @property
+    def end(self) -> Position:
+        """The position of the last entry."""
+        return self.entries[-1].position
+
+
 async def fold_into(
     connection: AsyncConnection,
     projections: Sequence[Projection],
-    entries: Sequence[LogEntry],
-    states: dict[str, Job],
+    batches: Sequence[Batch],
     aside: Mapping[str, Position],
     *,
-    behind: Position | None,
     schema: str = PUBLIC,
     job_by_job: bool = False,
 ) -> list[Parked]:
-    """Fold a partition's next entries and write their rows; which jobs are to be parked by it.
+    """Fold batches of different partitions and write their rows; which jobs are to be parked by it.
 
-    `states` are jobs as of `behind`; those missing are read from the archive, and all are moved on.
+    Jobs that are missing among a batch's states are read from the archive; all are moved on.
     `aside` tells from which position on jobs are left out.
     """
-    left_out = {job for job, position in aside.items() if position <= entries[0].position}
+    parked: list[Parked] = []
+    folding = Folding(projections, aside)
+    for batch in batches:
+        await _complete(connection, batch, aside)
+        if job_by_job:
+            parked += await fold_job_by_job(
+                connection, projections, batch.entries, batch.states, aside, schema
+            )
+        else:
+            for job, history in by_job(batch.entries).items():
+                folding.add(job, history, batch.states)
+    await write_rows(connection, folding.rows(), schema)
+    return parked + folding.parked
+
+
+async def _complete(
+    connection: AsyncConnection, batch: Batch, aside: Mapping[str, Position]
+) -> None:
+    """Have the states of all jobs that the batch goes on with, and of none that is left out."""
+    first, states = batch.entries[0].position, batch.states
+    left_out = {job for job, position in aside.items() if position <= first}
     for job in left_out & states.keys():
         del states[job]  # a retry goes on with it elsewhere
-    unknown = {entry.event.job for entry in entries if entry.event.version > 1} - states.keys()
-    unknown -= left_out
-    if unknown and behind is not None:
-        states.update(await states_of(connection, unknown, upto=behind))
-    if job_by_job:
-        return await fold_job_by_job(connection, projections, entries, states, aside, schema)
-    folding = fold_entries(projections, entries, states, aside)
-    await write_rows(connection, folding.rows(), schema)
-    return folding.parked
+    begun = {entry.event.job for entry in batch.entries if entry.event.version > 1}
+    unknown = begun - states.keys() - left_out
+    if unknown and batch.behind is not None:
+        states.update(await states_of(connection, unknown, upto=batch.behind))
 
 
 async def fold_job_by_job(
@@ -67,14 +100,15 @@ async def fold_job_by_job(
     """The same of entries of any partitions, event by event for a job whose row is refused."""
     parked: list[Parked] = []
     for name, history in by_job(entries).items():
-        own = {job: states[job] for job in [name] if job in states}
-        folding = fold_entries(projections, history, dict(own), aside)
-        refused = await _refusal(connection, folding, schema)
-        if refused is not None:
-            folding, culprit = await _up_to_refusal(connection, projections, history, own, schema)
-            folding.parked.append(culprit)
-        states.update(folding.states)
-        parked += folding.parked
+        before = {job: states[job] for job in [name] if job in states}
+        after = dict(before)
+        folding = fold_entries(projections, history, after, aside)
+        if await _refusal(connection, folding, schema) is None:
+            parked += folding.parked
+        else:
+            after = before
+            parked.append(await _up_to_refusal(connection, projections, history, after, schema))
+        states.update(after)
     return parked
 
 
@@ -84,17 +118,17 @@ async def _up_to_refusal(
     history: Sequence[LogEntry],
     states: dict[str, Job],
     schema: str,
-) -> tuple[Folding, Parked]:
+) -> Parked:
     """Write a job's events one by one up to the one that is refused; that one parks it."""
     for entry in history:
-        folding = fold_entries(projections, [entry], dict(states), {})
+        after = dict(states)
+        folding = fold_entries(projections, [entry], after, {})
         if folding.parked:
-            return Folding(projections, states), folding.parked[0]
+            return folding.parked[0]
         refused = await _refusal(connection, folding, schema)
         if refused is not None:
-            culprit = parked_at(entry.position, entry.event, refused)
-            return Folding(projections, states), culprit
-        states = folding.states
+            return parked_at(entry.position, entry.event, refused)
+        states.update(after)
     raise CheckpointMoved  # each by itself was taken: what was in the way is gone, begin again
 
 

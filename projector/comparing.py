@@ -13,7 +13,7 @@ from projector.errors import RowRefused
 from projector.folding import Folding
 from projector.projection import Key, Projection
 from projector.writing import PUBLIC, checkpoints_of, driver
-from schemas import Position
+from schemas import Job, Position
 
 MOST = 1_000
 
@@ -133,10 +133,10 @@ async def _writers(
         job,
     )
     writers: dict[str, str] = {}
-    folding, before = Folding([projection]), None
+    folding, states, before = Folding([projection]), dict[str, Job](), None
     for found in rows:
         entry = entry_of(found)
-        folding.add(job, [entry])
+        folding.add(job, [entry], states)
         try:
             made = folding.rows()[projection]
         except RowRefused:  # it is parked here: nothing later has written anything

@@ -274,7 +274,7 @@ async def _fold_again(connection: AsyncConnection, partition: int, jobs: Sequenc
     """
     to = await driver(connection)
     projections = [one for one in await built(connection, PROJECTIONS) if one.job]
-    aside = await jobs_aside(connection, partition)
+    aside = await jobs_aside(connection, [partition])
     rows = await to.fetch(
         f"SELECT {FOLDED} FROM {EVENTS} "  # noqa: S608
         "WHERE partition = $1 AND job = ANY($2) ORDER BY job, epoch, seq",

@@ -38,32 +38,27 @@ class Parked(NamedTuple):
 class Folding:
     """Events of any jobs, each job's in order, on the way to rows.
 
-    `states` are the jobs as far as they were folded before; it grows with them. `aside` tells from
-    which position on a job's events are left out. A job that cannot be folded any further comes to
-    `parked`; the others are not touched by it. Times of events are in UTC.
+    `aside` tells from which position on a job's events are left out. A job that cannot be folded
+    any further comes to `parked`; the others are not touched by it. Times of events are in UTC.
     """
 
     def __init__(
-        self,
-        projections: Iterable[Projection],
-        states: dict[str, Job] | None = None,
-        aside: Mapping[str, Position] | None = None,
+        self, projections: Iterable[Projection], aside: Mapping[str, Position] | None = None
     ) -> None:
-        self.states = {} if states is None else states
         self.parked: list[Parked] = []
         self._aside = dict(aside or {})
         self._rows: Rows = {projection: {} for projection in projections}
-        self._ends: dict[str, Position] = {}
+        self._ends: dict[str, tuple[Job, Position]] = {}
         self._changes: list[tuple[Job | None, Job]] = []
         self._of_event: dict[type, list[tuple[Projection, OfEvent]]] = {}
         for projection in self._rows:
             for kind, fold in projection.of_event.items():
                 self._of_event.setdefault(kind, []).append((projection, fold))
 
-    def add(self, job: str, history: Iterable[LogEntry]) -> None:
-        """Fold the next events of a job."""
+    def add(self, job: str, history: Iterable[LogEntry], states: dict[str, Job]) -> None:
+        """Fold the next events of a job, which follow its state in `states`, and move that on."""
         aside = self._aside.get(job)
-        state = since = self.states.get(job)
+        state = since = states.get(job)
         end: Position | None = None
         for position, event in history:
             if aside is not None and position >= aside:
@@ -88,18 +83,18 @@ class Folding:
                 since = state
             state, end = after, position
         if state is not None and end is not None:
-            self.states[job] = state
-            self._ends[job] = end
+            states[job] = state
+            self._ends[job] = state, end
             self._changes.append((since, state))
 
     def rows(self) -> Rows:
         """The rows that all events so far lead to. Raises `RowRefused`."""
-        states, ends = self.states, self._ends
+        ends = self._ends
         try:
             for projection, rows in self._rows.items():
                 of_job = projection.of_job
                 if of_job is not None:
-                    made = [of_job(states[job], position) for job, position in ends.items()]
+                    made = [of_job(state, position) for state, position in ends.values()]
                     rows.update({projection.key_of(row): row for row in made if row is not None})
                 if projection.of_sum is not None:
                     for before, after in self._changes:
@@ -118,10 +113,10 @@ def fold_entries(
     states: dict[str, Job],
     aside: Mapping[str, Position],
 ) -> Folding:
-    """A folding of all these entries."""
-    folding = Folding(projections, states, aside)
+    """A folding of all these entries, which moves the jobs' `states` on."""
+    folding = Folding(projections, aside)
     for job, history in by_job(entries).items():
-        folding.add(job, history)
+        folding.add(job, history, states)
     return folding
 
 

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from eventstore import LogEntry
 from eventstore.register import registrations
+from projector.batches import Batch
 from projector.errors import LogForked, ModelNewer
 from projector.projection import Projection
 from projector.tables import fold_lock
@@ -28,59 +28,69 @@ FROZEN_S = 5
 # not seen them.
 _LOCK = """
 WITH ours AS (
-    SELECT partition FROM headrace.fold_lock WHERE partition = :partition FOR UPDATE SKIP LOCKED
+    SELECT partition FROM headrace.fold_lock WHERE partition = ANY(:partitions)
+    ORDER BY partition FOR UPDATE SKIP LOCKED
 ), registered AS (
     SELECT partition FROM headrace.log_partitions
-    WHERE partition IN (SELECT partition FROM ours) FOR SHARE
+    WHERE partition IN (SELECT partition FROM ours) ORDER BY partition FOR SHARE
 )
 SELECT set_config('idle_in_transaction_session_timeout', :frozen, true),
        set_config('synchronous_commit', 'on', true),
-       (SELECT count(*) FROM registered) AS locked
+       ARRAY(SELECT partition FROM registered) AS locked
 """
 _LOOK = """
-SELECT checkpoints.epoch, checkpoints.seq,
-       (SELECT max(epoch) FROM headrace.log_epochs WHERE partition = $1) AS newest_epoch,
+SELECT partition, checkpoints.epoch, checkpoints.seq,
+       (SELECT max(epoch) FROM headrace.log_epochs
+        WHERE log_epochs.partition = wanted.partition) AS newest_epoch,
        (SELECT json_object_agg(name, version) FROM headrace.projections)::text AS built,
-       EXISTS (SELECT 1 FROM headrace.parked WHERE partition = $1) AS parked
-FROM (VALUES ($1::integer)) AS wanted (partition)
+       EXISTS (SELECT 1 FROM headrace.parked WHERE partition = ANY($1)) AS parked
+FROM unnest($1::integer[]) AS wanted (partition)
 LEFT JOIN public.checkpoints USING (partition)
 """
 
 
+_NOT_OURS = Position(-1, -1, -1)
+
+
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """A partition as a batch finds it that holds its locks.
+    """Partitions as batches find them that hold their locks.
 
-    `aside` are the jobs that are not folded, `projections` those whose rows are kept.
+    `checkpoints` and `newest_epochs` are those of the partitions whose locks it holds, `aside` the
+    jobs that are not folded, `projections` those whose rows are kept.
     """
 
-    checkpoint: Position | None
-    newest_epoch: int
+    checkpoints: Mapping[int, Position | None]
+    newest_epochs: Mapping[int, int]
     projections: list[Projection]
     aside: Mapping[str, Position]
 
+    def bears(self, batch: Batch) -> bool:
+        """Whether it has the batch's lock, and its checkpoint is where the batch begins."""
+        return self.checkpoints.get(batch.partition, _NOT_OURS) == batch.behind
+
 
 async def stand(
-    connection: AsyncConnection, partition: int, known: Sequence[Projection]
-) -> Ground | None:
-    """Take a partition's locks until the end of the transaction; None when another has them.
+    connection: AsyncConnection, partitions: Sequence[int], known: Sequence[Projection]
+) -> Ground:
+    """Take the locks of partitions until the end of the transaction, those that nobody else has.
 
     Raises `ModelNewer`.
     """
     locks = await connection.execute(
-        text(_LOCK), {"partition": partition, "frozen": f"{FROZEN_S}s"}
+        text(_LOCK), {"partitions": partitions, "frozen": f"{FROZEN_S}s"}
     )
-    if not locks.one().locked:
-        return None
-    row = await (await driver(connection)).fetchrow(_LOOK, partition)
-    assert row is not None  # noqa: S101 - a left join of one row has one
-    versions = json.loads(row["built"] or "{}")
+    locked = locks.one().locked
+    if not locked:
+        return Ground({}, {}, [], {})
+    rows = await (await driver(connection)).fetch(_LOOK, locked)
+    versions = json.loads(rows[0]["built"] or "{}")
     _check_known(known, versions)
     return Ground(
-        Position(partition, row["epoch"], row["seq"]) if row["seq"] is not None else None,
-        row["newest_epoch"],
+        {row["partition"]: None if row["seq"] is None else Position(*row[:3]) for row in rows},
+        {row["partition"]: row["newest_epoch"] for row in rows},
         current(known, versions),
-        await jobs_aside(connection, partition) if row["parked"] else {},
+        await jobs_aside(connection, locked) if rows[0]["parked"] else {},
     )
 
 
@@ -97,14 +107,13 @@ def _check_known(known: Sequence[Projection], versions: Mapping[str, int]) -> No
         raise ModelNewer(newer)
 
 
-async def check_rightful(
-    connection: AsyncConnection, ground: Ground, entries: Sequence[LogEntry]
-) -> None:
+async def check_rightful(connection: AsyncConnection, ground: Ground, batch: Batch) -> None:
     """What a server appends that was superseded meanwhile is never archived. Raises `LogForked`."""
-    if entries[0].position.epoch == ground.newest_epoch == entries[-1].position.epoch:
+    newest = ground.newest_epochs[batch.partition]
+    if batch.entries[0].position.epoch == newest == batch.end.epoch:
         return
-    (registration,) = await registrations(connection, entries[0].position.partition)
-    for entry in entries:
+    (registration,) = await registrations(connection, batch.partition)
+    for entry in batch.entries:
         if not registration.rightful(entry.position):
             raise LogForked(entry.position)
 

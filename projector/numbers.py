@@ -1,6 +1,6 @@
 """Remembers the number of each project's newest archived build, whatever becomes of the archive."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from decimal import Decimal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,7 +13,7 @@ from schemas.events import JobReady
 _NAME = f"{last_builds_table.schema}.{last_builds_table.name}"
 
 
-async def keep_last_builds(connection: AsyncConnection, entries: Sequence[LogEntry]) -> None:
+async def keep_last_builds(connection: AsyncConnection, entries: Iterable[LogEntry]) -> None:
     """Remember the builds among these events, in the transaction that archives them."""
     last: dict[tuple[str, str], int] = {}
     for _, event in entries:

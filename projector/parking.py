@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import LogEntry, postgres_errors
 from projector.archived import EVENTS, FOLDED, entry_of
-from projector.batches import fold_into
+from projector.batches import Batch, fold_into
 from projector.errors import JobDetached, NotParked, ReplayRunning
 from projector.folding import Parked
 from projector.projections import PROJECTIONS
@@ -82,10 +82,8 @@ async def retry(engine: AsyncEngine, job: str) -> Parked | None:
             again = await fold_into(
                 connection,
                 await built(connection, PROJECTIONS),
-                entries,
+                [Batch(Position(at.partition, at.epoch, at.seq - 1), entries, {})],
                 {},
-                {},
-                behind=Position(at.partition, at.epoch, at.seq - 1),
                 job_by_job=True,
             )
             await set_aside(connection, again)

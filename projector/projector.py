@@ -1,4 +1,4 @@
-"""Folds the log into the read model: per batch one transaction, and all of it or nothing.
+"""Folds the log into the read model: a batch in one transaction, and all of it or nothing.
 
 read the log behind the checkpoint          outside of any transaction
 ┌ lock the partition's row in fold_lock     SKIP LOCKED: another projector has it, come back
@@ -7,12 +7,14 @@ read the log behind the checkpoint          outside of any transaction
 │ fold, upsert the rows of every projection
 └ move the checkpoint                       commit
 
+Small batches of several partitions share a transaction: it costs as much as a hundred events.
+
 What cannot be folded parks its job, never its partition. A fold that fails is known before anything
 is written. A row that cannot be made, or that only Postgres refuses (it keeps a constraint), is
 found by doing the batch again, job by job under savepoints.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import anyio
 import structlog
@@ -30,7 +32,7 @@ from eventstore import (
     postgres_errors,
 )
 from eventstore.parts import make_parts
-from projector.batches import fold_into, is_refusal
+from projector.batches import Batch, fold_into, is_refusal
 from projector.errors import (
     CheckpointMoved,
     FoldingStalled,
@@ -46,7 +48,8 @@ from projector.numbers import keep_last_builds
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
 from projector.replay import backfill
-from projector.writing import checkpoints_of, copy_events, move_checkpoint, set_aside
+from projector.together import Together
+from projector.writing import checkpoints_of, copy_events, move_checkpoints, set_aside
 from schemas import Job, Position, SchemaError, decode_or_mark
 
 FIRST_BATCH = 500
@@ -86,6 +89,7 @@ class Projector:
         self._free_bytes = free_bytes
         self._states = [_States() for _ in range(store.partitions)]
         self._batch = [FIRST_BATCH] * store.partitions
+        self._together = Together(self._fold, most=MOST)
         self.trouble: dict[int, str] = {}
 
     async def run(self, hub: Hub) -> None:
@@ -206,13 +210,16 @@ class Projector:
                 self._states[partition].forget()
                 return await self.fold_batch(partition)
             return 0
+        batch = Batch(behind, entries, self._states[partition].taken(behind))
         try:
-            moved = await self._fold(partition, behind, entries)
+            moved = await self._fold_as_fits(batch)
         except (RowRefused, DBAPIError, PostgresError) as error:
             if not is_refusal(error):
                 raise
-            moved = await self._fold(partition, behind, entries, job_by_job=True)
+            batch.states.clear()  # it moved them on as far as it came
+            moved = bool(await self._fold([batch], job_by_job=True))
         if moved:
+            self._states[partition].keep(batch.states, batch.end)
             self._adapt(partition, len(entries))
         return len(entries) if moved else 0
 
@@ -244,40 +251,47 @@ class Projector:
         size = self._batch[partition]
         self._batch[partition] = min(size * 2, MOST) if folded == size else FIRST_BATCH
 
+    async def _fold_as_fits(self, batch: Batch) -> bool:
+        """Fold a small batch together with others; False when another projector was faster."""
+        if len(batch.entries) < FIRST_BATCH:
+            moved = await self._together.fold(batch)
+            if moved is not None:
+                return moved
+            batch.states.clear()
+        return bool(await self._fold([batch]))
+
     async def _fold(
-        self,
-        partition: int,
-        behind: Position | None,
-        entries: Sequence[LogEntry],
-        *,
-        job_by_job: bool = False,
-    ) -> bool:
-        """Fold these entries in one transaction; False when another projector was faster."""
-        states = self._states[partition].taken(behind)
+        self, batches: Sequence[Batch], *, job_by_job: bool = False
+    ) -> Collection[Batch]:
+        """Fold batches of different partitions in one transaction; those that were.
+
+        With the others another projector was faster.
+        """
         try:
             with postgres_errors():
                 async with self._engine.begin() as connection:
-                    ground = await stand(connection, partition, self._projections)
-                    if ground is None or ground.checkpoint != behind:
-                        return False
-                    await check_rightful(connection, ground, entries)
+                    partitions = [batch.partition for batch in batches]
+                    ground = await stand(connection, partitions, self._projections)
+                    ours = [batch for batch in batches if ground.bears(batch)]
+                    if not ours:
+                        return ours
+                    for batch in ours:
+                        await check_rightful(connection, ground, batch)
+                    entries = [entry for batch in ours for entry in batch.entries]
                     parked = await fold_into(
-                        connection,
-                        ground.projections,
-                        entries,
-                        states,
-                        ground.aside,
-                        behind=behind,
-                        job_by_job=job_by_job,
+                        connection, ground.projections, ours, ground.aside, job_by_job=job_by_job
                     )
                     await set_aside(connection, parked)
                     await copy_events(connection, entries)
                     await keep_last_builds(connection, entries)
-                    await move_checkpoint(connection, entries[-1].position)
+                    await move_checkpoints(connection, [batch.end for batch in ours])
         except CheckpointMoved:
-            return False
+            return []
+        aside = {one.job for one in parked}
+        for batch in ours:
+            for job in aside & batch.states.keys():
+                del batch.states[job]  # a retry goes on with it elsewhere
         for one in parked:
-            states.pop(one.job, None)  # a retry goes on with it elsewhere
             log.error(
                 "job_parked",
                 job=one.job,
@@ -285,8 +299,7 @@ class Projector:
                 type=one.type,
                 error=one.error,
             )
-        self._states[partition].keep(states, entries[-1].position)
-        return True
+        return ours
 
 
 class _States:

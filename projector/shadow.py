@@ -5,7 +5,7 @@ They are made, filled and given up or put in place in one transaction of one con
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import anyio
@@ -16,9 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import AddConstraint, CreateIndex, CreateTable
 
-from eventstore import LogEntry
 from projector.archived import entries_behind
-from projector.batches import fold_into, fold_job_by_job, is_refusal
+from projector.batches import Batch, fold_into, fold_job_by_job, is_refusal
 from projector.errors import RowRefused
 from projector.folding import Parked, Rows
 from projector.projection import Projection
@@ -31,7 +30,7 @@ from projector.shares import (
     share_entries,
 )
 from projector.tables import checkpoints
-from projector.writing import copy_rows, jobs_aside, move_checkpoint, write_rows
+from projector.writing import copy_rows, jobs_aside, move_checkpoints, write_rows
 from schemas import Position
 
 _BATCH = 4_000
@@ -91,8 +90,7 @@ class Shadow:
                 if on_progress:
                     on_progress(self.events, total)
         self.ends = dict(source.ends)
-        for position in self.ends.values():
-            await move_checkpoint(self.connection, position, self.schema)
+        await move_checkpoints(self.connection, list(self.ends.values()), self.schema)
 
     async def index(self) -> None:
         """Give them their indexes and foreign keys."""
@@ -110,28 +108,25 @@ class Shadow:
             behind = self.ends.get(partition)
             entries = await entries_behind(self.connection, partition, behind, count=_BATCH)
             if entries:
+                batch = Batch(behind, entries, {})
                 aside = {one.job: one.position for one in self.parked}
-                aside |= await jobs_aside(self.connection, partition)
-                self.parked += await self._fold(entries, aside, behind)
-                self.ends[partition] = entries[-1].position
-                await move_checkpoint(self.connection, entries[-1].position, self.schema)
+                aside |= await jobs_aside(self.connection, [partition])
+                self.parked += await self._fold(batch, aside)
+                self.ends[partition] = batch.end
+                await move_checkpoints(self.connection, [batch.end], self.schema)
                 total += len(entries)
         self.events += total
         return total
 
-    async def _fold(
-        self, entries: Sequence[LogEntry], aside: Mapping[str, Position], behind: Position | None
-    ) -> list[Parked]:
+    async def _fold(self, batch: Batch, aside: Mapping[str, Position]) -> list[Parked]:
         """Fold a partition's next entries; the jobs of which a row is refused, from there on."""
 
         async def fold(*, job_by_job: bool) -> list[Parked]:
             return await fold_into(
                 self.connection,
                 self.projections,
-                entries,
-                {},
+                [replace(batch, states={})],
                 aside,
-                behind=behind,
                 schema=self.schema,
                 job_by_job=job_by_job,
             )

@@ -22,7 +22,7 @@ from projector.folding import Folding, Parked
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
 from projector.writing import driver
-from schemas import Position
+from schemas import Job, Position
 
 JOBS = 4_000
 # Histories fetched at once: about what a socket takes, for with more Postgres would have to wait.
@@ -85,7 +85,7 @@ async def fold_share(
     aside: Mapping[str, Position],
 ) -> FoldedShare:
     """Fold a share as the connection's transaction sees it."""
-    folding = Folding(projections, aside=aside)
+    folding, states = Folding(projections, aside), dict[str, Job]()
     rows: FoldedRows = {one.name: [] for one in projections}
     events = jobs = 0
     refused = False
@@ -95,14 +95,14 @@ async def fold_share(
         async for fetched in receive:
             for row in fetched:
                 job, history = history_of(row)
-                folding.add(job, history)
+                folding.add(job, history, states)
                 events += len(history)
-            jobs += len(folding.states)
+            jobs += len(states)
             try:
                 _move(folding, rows)
             except RowRefused:
-                refused, folding = True, Folding((), aside=aside)  # it only counts from here on
-            folding.states.clear()
+                refused, folding = True, Folding((), aside)  # it only counts from here on
+            states.clear()
     for one, of_many in folding.rows().items():
         rows[one.name] += map(one.values_of, of_many.values())
     return FoldedShare(share, None if refused else rows, folding.parked, events, jobs)

@@ -1,6 +1,6 @@
 """Writes rows and events: whole batches in one statement each, past SQLAlchemy where it is hot."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -89,7 +89,7 @@ def _upsert(projection: Projection, schema: str, first: int) -> str:
 _ARCHIVED = [column.name for column in events_table.columns]
 
 
-async def copy_events(connection: AsyncConnection, entries: Sequence[LogEntry]) -> None:
+async def copy_events(connection: AsyncConnection, entries: Iterable[LogEntry]) -> None:
     """Copy events into the archive, in this connection's transaction."""
     to = await driver(connection)
     await to.copy_records_to_table(
@@ -119,17 +119,17 @@ async def checkpoints_of(
     return {row["partition"]: Position(*row) for row in found}
 
 
-async def move_checkpoint(
-    connection: AsyncConnection, position: Position, schema: str = PUBLIC
+async def move_checkpoints(
+    connection: AsyncConnection, ends: Sequence[Position], schema: str = PUBLIC
 ) -> None:
-    """Everything up to `position` is folded."""
+    """In each of these partitions everything up to the position is folded."""
     await (await driver(connection)).execute(
         f"INSERT INTO {schema}.{checkpoints.name} (partition, epoch, seq) "  # noqa: S608
-        "VALUES ($1, $2, $3) ON CONFLICT (partition) "
+        "SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) ON CONFLICT (partition) "
         "DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq",
-        position.partition,
-        position.epoch,
-        position.seq,
+        [position.partition for position in ends],
+        [position.epoch for position in ends],
+        [position.seq for position in ends],
     )
 
 
@@ -153,12 +153,12 @@ async def set_aside(connection: AsyncConnection, jobs: Sequence[Parked]) -> None
 
 
 async def jobs_aside(
-    connection: AsyncConnection, partition: int | None = None
+    connection: AsyncConnection, partitions: Collection[int] | None = None
 ) -> dict[str, Position]:
     """The parked and the discarded jobs, and from which event on they are not folded."""
     query = select(parked.c.job, parked.c.partition, parked.c.epoch, parked.c.seq)
-    if partition is not None:
-        query = query.where(parked.c.partition == partition)
+    if partitions is not None:
+        query = query.where(parked.c.partition.in_(partitions))
     found = (await connection.execute(query)).all()
     return {row.job: Position(row.partition, row.epoch, row.seq) for row in found}
 

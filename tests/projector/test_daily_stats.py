@@ -6,7 +6,7 @@ from decimal import Decimal
 from eventstore import LogEntry
 from projector.folding import fold_entries
 from projector.projections import DAILY_STATS
-from schemas import Phase, Position
+from schemas import Job, Phase, Position
 from schemas.events import JobCancelled, Known, PreviewExpired
 from tests.histories import JOB, build, completed, failed, queued, recorded, repaired_build, started
 from tests.projector.given import OTHER_JOB, THIRD_JOB, given
@@ -103,9 +103,10 @@ def test_a_day_has_the_same_row_wherever_a_batch_ends() -> None:
     whole = fold_entries([DAILY_STATS], entries, {}, {}).rows()
     assert len(whole[DAILY_STATS]) == 2
     for cut in range(1, len(entries)):
-        folding = fold_entries([DAILY_STATS], entries[:cut], {}, {})
+        states: dict[str, Job] = {}
+        folding = fold_entries([DAILY_STATS], entries[:cut], states, {})
         folding.rows()
-        folding.add(JOB, entries[cut:])
+        folding.add(JOB, entries[cut:], states)
         assert folding.rows() == whole
 
 

@@ -102,9 +102,9 @@ def test_what_was_set_aside_before_is_folded_up_to_there_and_not_parked_again() 
 
 def test_rows_that_were_asked_for_in_the_middle_are_the_same_in_the_end() -> None:
     entries = entries_of(JOB, OTHER_JOB)
-    folding = Folding(PROJECTIONS)
+    folding, states = Folding(PROJECTIONS), dict[str, Job]()
     for entry in entries:
-        folding.add(entry.event.job, [entry])
+        folding.add(entry.event.job, [entry], states)
         folding.rows()
     assert folding.rows() == fold_entries(PROJECTIONS, entries, {}, {}).rows()
 
