@@ -35,7 +35,7 @@ from projector.folding import Rows, fold_entries
 from projector.projections import PROJECTIONS
 from projector.projector import MOST
 from projector.tables import metadata
-from projector.writing import checkpoints_of, copy_events, move_checkpoints, write_rows
+from projector.writing import checkpoint_rows, checkpoints_of, copy_events, write_rows
 from schemas import Job, Position, decode_or_mark
 from service.collector import settle
 from service.embedded import Servers
@@ -152,9 +152,8 @@ async def _write(engine: AsyncEngine, batches: list[list[_Batch]], partition: in
     for batch in batches[partition]:
         async with engine.begin() as connection:
             await connection.execute(text("SET LOCAL synchronous_commit = on"))
-            await write_rows(connection, batch.rows)
+            await write_rows(connection, batch.rows | checkpoint_rows([batch.entries[-1].position]))
             await copy_events(connection, batch.entries)
-            await move_checkpoints(connection, [batch.entries[-1].position])
 
 
 async def _empty(engine: AsyncEngine) -> None:

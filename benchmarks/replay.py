@@ -26,7 +26,7 @@ from projector.archived import FOLDED, entry_of
 from projector.folding import fold_entries
 from projector.projections import PROJECTIONS
 from projector.replay import processes
-from projector.writing import copy_events, driver, move_checkpoints, write_rows
+from projector.writing import checkpoint_rows, copy_events, driver, write_rows
 from schemas import Position, RecordedEvent
 from schemas.events import JobQueued
 from service.embedded import Servers
@@ -183,10 +183,10 @@ async def _batches(
 async def _archive(
     connection: AsyncConnection, entries: Sequence[LogEntry], ends: dict[int, int]
 ) -> None:
-    await write_rows(connection, fold_entries(PROJECTIONS, entries, {}, {}).rows())
-    await copy_events(connection, entries)
     folded = [Position(partition, 1, seq) for partition, seq in ends.items() if seq]
-    await move_checkpoints(connection, folded)
+    rows = fold_entries(PROJECTIONS, entries, {}, {}).rows() | checkpoint_rows(folded)
+    await write_rows(connection, rows)
+    await copy_events(connection, entries)
 
 
 def _build(

@@ -20,10 +20,13 @@ async def stream_range(
     return [(entry_id.decode(), fields) for entry_id, fields in found]
 
 
-async def stream_begin(trips: Trips, key: str, *, count: int) -> list[StreamEntry]:
-    """A stream's first entries, in order; shares a trip with whatever else is due."""
+async def stream_part(
+    trips: Trips, key: str, *, after: str | None = None, count: int
+) -> list[StreamEntry]:
+    """What `stream_range` gives, in a trip that is shared with whatever else is due."""
+    begin = f"({after}" if after else "-"
     with redis_errors():
-        found: Any = await trips("XRANGE", key, "-", "+", "COUNT", count)
+        found: Any = await trips("XRANGE", key, begin, "+", "COUNT", count)
     return [(entry_id.decode(), fields) for entry_id, fields in found]
 
 

@@ -29,9 +29,9 @@ from eventstore.quotas import DayLimits, Quotas, counts_of, day_of
 from eventstore.reading import (
     hash_fields,
     server_time_ms,
-    stream_begin,
     stream_end,
     stream_exact,
+    stream_part,
     stream_range,
 )
 from eventstore.scripts import refusal
@@ -369,7 +369,7 @@ class EventStore:
         of progress lines between.
         """
         key = self.keys(ref.tenant).job(ref.job)
-        entries = await stream_begin(self.scripts.plain.trips, key, count=FIRST_ENTRIES)
+        entries = await stream_part(self.scripts.plain.trips, key, count=FIRST_ENTRIES)
         if not entries:
             return await self.archive.read_job(ref.tenant, ref.job, decode=decode)
         found = [fields for _, fields in entries if b"type" in fields]
@@ -400,8 +400,8 @@ class EventStore:
         decode: Decode = decode,
     ) -> list[LogEntry]:
         """Up to `count` events behind `after` that Redis still has of a partition, in order."""
-        entries = await stream_range(
-            self.redis,
+        entries = await stream_part(
+            self.scripts.plain.trips,
             self._keys[partition].log,
             after=after.entry_id if after else None,
             count=count,

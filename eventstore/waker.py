@@ -13,11 +13,12 @@ class Waker:
         """Let `wait` return, now or when it is called next."""
         self._event.set()
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return at the next `wake`, or after `timeout_s`."""
-        with anyio.move_on_after(timeout_s):
+    async def wait(self, timeout_s: float) -> bool:
+        """Return at the next `wake`, or after `timeout_s`; whether it was woken."""
+        with anyio.move_on_after(timeout_s) as waiting:
             await self._event.wait()
         self._event = anyio.Event()
+        return not waiting.cancelled_caught
 
 
 class WorkWaker(Waker):

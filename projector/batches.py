@@ -5,7 +5,7 @@ that cannot be made, or that only Postgres refuses, is found by writing job by j
 events one by one, each under a savepoint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncpg import PostgresError
@@ -46,33 +46,40 @@ class Batch:
         return self.entries[-1].position
 
 
-async def fold_into(
+async def fold_batches(
     connection: AsyncConnection,
     projections: Sequence[Projection],
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     aside: Mapping[str, Position],
-    *,
-    schema: str = PUBLIC,
-    job_by_job: bool = False,
-) -> list[Parked]:
-    """Fold batches of different partitions and write their rows; which jobs are to be parked by it.
+) -> Folding:
+    """A folding of batches of different partitions.
 
     Jobs that are missing among a batch's states are read from the archive; all are moved on.
     `aside` tells from which position on jobs are left out.
     """
-    parked: list[Parked] = []
     folding = Folding(projections, aside)
     for batch in batches:
         await _complete(connection, batch, aside)
-        if job_by_job:
-            parked += await fold_job_by_job(
-                connection, projections, batch.entries, batch.states, aside, schema
-            )
-        else:
-            for job, history in by_job(batch.entries).items():
-                folding.add(job, history, batch.states)
-    await write_rows(connection, folding.rows(), schema)
-    return parked + folding.parked
+        for job, history in by_job(batch.entries).items():
+            folding.add(job, history, batch.states)
+    return folding
+
+
+async def write_job_by_job(
+    connection: AsyncConnection,
+    projections: Sequence[Projection],
+    batches: Iterable[Batch],
+    aside: Mapping[str, Position],
+    schema: str = PUBLIC,
+) -> list[Parked]:
+    """Fold batches and write the rows of each job by itself; which jobs are to be parked by it."""
+    parked: list[Parked] = []
+    for batch in batches:
+        await _complete(connection, batch, aside)
+        parked += await fold_job_by_job(
+            connection, projections, batch.entries, batch.states, aside, schema
+        )
+    return parked
 
 
 async def _complete(
@@ -83,8 +90,8 @@ async def _complete(
     left_out = {job for job, position in aside.items() if position <= first}
     for job in left_out & states.keys():
         del states[job]  # a retry goes on with it elsewhere
-    begun = {entry.event.job for entry in batch.entries if entry.event.version > 1}
-    unknown = begun - states.keys() - left_out
+    new = {entry.event.job for entry in batch.entries if entry.event.version == 1}
+    unknown = {entry.event.job for entry in batch.entries} - new - states.keys() - left_out
     if unknown and batch.behind is not None:
         states.update(await states_of(connection, unknown, upto=batch.behind))
 

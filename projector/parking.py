@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from eventstore import LogEntry, postgres_errors
 from projector.archived import EVENTS, FOLDED, entry_of
-from projector.batches import Batch, fold_into
+from projector.batches import Batch, write_job_by_job
 from projector.errors import JobDetached, NotParked, ReplayRunning
 from projector.folding import Parked
 from projector.projections import PROJECTIONS
@@ -79,12 +79,11 @@ async def retry(engine: AsyncEngine, job: str) -> Parked | None:
             entries = await _events_from(connection, job, at)
             if not entries or entries[0].position != at:
                 raise JobDetached(job)
-            again = await fold_into(
+            again = await write_job_by_job(
                 connection,
                 await built(connection, PROJECTIONS),
                 [Batch(Position(at.partition, at.epoch, at.seq - 1), entries, {})],
                 {},
-                job_by_job=True,
             )
             await set_aside(connection, again)
     return again[0] if again else None

@@ -32,7 +32,7 @@ from eventstore import (
     postgres_errors,
 )
 from eventstore.parts import make_parts
-from projector.batches import Batch, fold_into, is_refusal
+from projector.batches import Batch, fold_batches, is_refusal, write_job_by_job
 from projector.errors import (
     CheckpointMoved,
     FoldingStalled,
@@ -44,12 +44,12 @@ from projector.errors import (
     RowRefused,
 )
 from projector.ground import check_rightful, make_locks, stand
-from projector.numbers import keep_last_builds
+from projector.numbers import last_build_rows
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
 from projector.replay import backfill
 from projector.together import Together
-from projector.writing import checkpoints_of, copy_events, move_checkpoints, set_aside
+from projector.writing import checkpoint_rows, checkpoints_of, copy_events, set_aside, write_rows
 from schemas import Job, Position, SchemaError, decode_or_mark
 
 FIRST_BATCH = 500
@@ -147,13 +147,14 @@ class Projector:
 
     async def _run_partition(self, partition: int, hub: Hub) -> None:
         backoff_s = _FIRST_BACKOFF_S
+        rung = False
         with hub.listen_events(partition) as waker:
             while True:
                 asked = self._batch[partition]
                 try:
                     # Shielded: a batch takes milliseconds, and is not cut in the middle to stop.
                     with anyio.fail_after(BATCH_S, shield=True):
-                        folded = await self._fold_or_ask_again(partition)
+                        folded = await self._fold_or_ask_again(partition, rung=rung)
                     backoff_s = _FIRST_BACKOFF_S
                     self.trouble.pop(partition, None)
                 except (PostgresUnavailable, RedisUnavailable, TimeoutError) as error:
@@ -177,27 +178,28 @@ class Projector:
                     continue
                 # There was no more: whatever has come since has rung, or will.
                 if folded < asked:
-                    await waker.wait(LOOK_AGAIN_S)
+                    rung = await waker.wait(LOOK_AGAIN_S)
 
-    async def _fold_or_ask_again(self, partition: int) -> int:
+    async def _fold_or_ask_again(self, partition: int, *, rung: bool) -> int:
         try:
-            return await self.fold_batch(partition)
+            return await self.fold_batch(partition, rung=rung)
         except LogForked:
             # Connections to a server that was superseded may live on: each is looked at anew.
             verification = self._store.verification
             await verification.renew(verification.server)
             raise
 
-    async def fold_batch(self, partition: int) -> int:
+    async def fold_batch(self, partition: int, *, rung: bool = False) -> int:
         """Fold the next events of a partition; how many, 0 when there are none or another does it.
 
-        Raises `LogBroken`, `LogForked`, `PostgresUnavailable`, `RedisUnavailable`; nothing moved
-        then.
+        That there are none is held against the log's end and the checkpoint, unless a bell `rung`:
+        in the midst of many it may ring for what was folded already. Raises `LogBroken`,
+        `LogForked`, `PostgresUnavailable`, `RedisUnavailable`; nothing moved then.
         """
         remembered = self._states[partition].position
         behind = remembered or await self._checkpoint(partition)
         try:
-            entries = await self._next(partition, behind)
+            entries = await self._next(partition, behind, rung=rung)
         except LogBroken:
             if remembered is None:
                 raise
@@ -205,6 +207,8 @@ class Projector:
             self._states[partition].forget()
             return await self.fold_batch(partition)
         if not entries:
+            if rung:
+                return 0
             if remembered is not None and await self._checkpoint(partition) != remembered:
                 # Postgres was set back: the log may reach further back than what it has now.
                 self._states[partition].forget()
@@ -229,10 +233,10 @@ class Projector:
                 await make_locks(connection, [partition])
                 return (await checkpoints_of(connection)).get(partition)
 
-    async def _next(self, partition: int, behind: Position | None) -> list[LogEntry]:
+    async def _next(self, partition: int, behind: Position | None, *, rung: bool) -> list[LogEntry]:
         """What comes behind the checkpoint. Raises `LogBroken` when that is not there any more."""
         entries = await self._read(partition, behind)
-        if not entries:
+        if not entries and not rung:
             end = await self._store.log_end(partition)
             folded = behind.seq if behind else 0
             entries = await self._read(partition, behind)
@@ -278,13 +282,16 @@ class Projector:
                     for batch in ours:
                         await check_rightful(connection, ground, batch)
                     entries = [entry for batch in ours for entry in batch.entries]
-                    parked = await fold_into(
-                        connection, ground.projections, ours, ground.aside, job_by_job=job_by_job
-                    )
+                    rows = last_build_rows(entries) | checkpoint_rows(one.end for one in ours)
+                    folded = connection, ground.projections, ours, ground.aside
+                    if job_by_job:
+                        parked = await write_job_by_job(*folded)
+                    else:
+                        folding = await fold_batches(*folded)
+                        rows, parked = folding.rows() | rows, folding.parked
                     await set_aside(connection, parked)
+                    await write_rows(connection, rows)
                     await copy_events(connection, entries)
-                    await keep_last_builds(connection, entries)
-                    await move_checkpoints(connection, [batch.end for batch in ours])
         except CheckpointMoved:
             return []
         aside = {one.job for one in parked}

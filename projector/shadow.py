@@ -5,7 +5,7 @@ They are made, filled and given up or put in place in one transaction of one con
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import AddConstraint, CreateIndex, CreateTable
 
 from projector.archived import entries_behind
-from projector.batches import Batch, fold_into, fold_job_by_job, is_refusal
+from projector.batches import Batch, fold_batches, fold_job_by_job, is_refusal, write_job_by_job
 from projector.errors import RowRefused
 from projector.folding import Parked, Rows
 from projector.projection import Projection
@@ -30,7 +30,7 @@ from projector.shares import (
     share_entries,
 )
 from projector.tables import checkpoints
-from projector.writing import copy_rows, jobs_aside, move_checkpoints, write_rows
+from projector.writing import checkpoint_rows, copy_rows, jobs_aside, write_rows
 from schemas import Position
 
 _BATCH = 4_000
@@ -90,7 +90,7 @@ class Shadow:
                 if on_progress:
                     on_progress(self.events, total)
         self.ends = dict(source.ends)
-        await move_checkpoints(self.connection, list(self.ends.values()), self.schema)
+        await write_rows(self.connection, checkpoint_rows(self.ends.values()), self.schema)
 
     async def index(self) -> None:
         """Give them their indexes and foreign keys."""
@@ -113,7 +113,7 @@ class Shadow:
                 aside |= await jobs_aside(self.connection, [partition])
                 self.parked += await self._fold(batch, aside)
                 self.ends[partition] = batch.end
-                await move_checkpoints(self.connection, [batch.end], self.schema)
+                await write_rows(self.connection, checkpoint_rows([batch.end]), self.schema)
                 total += len(entries)
         self.events += total
         return total
@@ -121,23 +121,17 @@ class Shadow:
     async def _fold(self, batch: Batch, aside: Mapping[str, Position]) -> list[Parked]:
         """Fold a partition's next entries; the jobs of which a row is refused, from there on."""
 
-        async def fold(*, job_by_job: bool) -> list[Parked]:
-            return await fold_into(
-                self.connection,
-                self.projections,
-                [replace(batch, states={})],
-                aside,
-                schema=self.schema,
-                job_by_job=job_by_job,
-            )
-
+        connection, projections = self.connection, self.projections
         try:
-            async with self.connection.begin_nested():
-                return await fold(job_by_job=False)
+            async with connection.begin_nested():
+                folding = await fold_batches(connection, projections, [batch], aside)
+                await write_rows(connection, folding.rows(), self.schema)
+                return folding.parked
         except (RowRefused, DBAPIError, PostgresError) as error:
             if not is_refusal(error):
                 raise
-            return await fold(job_by_job=True)
+        batch.states.clear()  # they were moved on as far as it came
+        return await write_job_by_job(connection, projections, [batch], aside, self.schema)
 
     async def _write(self, share: FoldedShare, source: Source) -> list[Parked]:
         """Write the rows of a share; the jobs that could not be folded or written to their end."""

@@ -70,6 +70,7 @@ def _upserts(projections: tuple[Projection, ...], schema: str) -> str:
 def _upsert(projection: Projection, schema: str, first: int) -> str:
     """The upsert of rows that come as an array for each column, from parameter `first` on."""
     name = projection.name
+    schema = projection.table.schema or schema
     columns = ", ".join(projection.columns)
     arrays = ", ".join(
         f"${number}::{column.type.compile(_DIALECT)}[]"
@@ -119,18 +120,12 @@ async def checkpoints_of(
     return {row["partition"]: Position(*row) for row in found}
 
 
-async def move_checkpoints(
-    connection: AsyncConnection, ends: Sequence[Position], schema: str = PUBLIC
-) -> None:
-    """In each of these partitions everything up to the position is folded."""
-    await (await driver(connection)).execute(
-        f"INSERT INTO {schema}.{checkpoints.name} (partition, epoch, seq) "  # noqa: S608
-        "SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) ON CONFLICT (partition) "
-        "DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq",
-        [position.partition for position in ends],
-        [position.epoch for position in ends],
-        [position.seq for position in ends],
-    )
+_CHECKPOINTS = Projection(checkpoints)
+
+
+def checkpoint_rows(ends: Iterable[Position]) -> Rows:
+    """The rows that say: everything up to these positions of their partitions is folded."""
+    return {_CHECKPOINTS: {(end.partition,): end._asdict() for end in ends}}
 
 
 async def set_aside(connection: AsyncConnection, jobs: Sequence[Parked]) -> None:

@@ -2,10 +2,12 @@
 
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
+import pytest
 from redis.asyncio import Redis
 
 from eventstore import CommandHandler, Hub, JobEntry, JobEvent, ProgressLine, Waker, follow
@@ -135,6 +137,24 @@ async def test_bells_that_were_missed_cost_nothing_but_a_look(
     await redis.delete(handler.store.keys(TENANT).bell)
     await walk(handler, ref)
     assert len(await take(hub, ref, 10)) == 10
+
+
+async def test_bells_that_ring_one_after_the_other_are_heard_together(
+    handler: CommandHandler, hub: Hub, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventstore.hub._APART_S", 2.0)
+
+    async def hearings() -> int:
+        stats: Any = await redis.info("commandstats")
+        return int(stats["cmdstat_xread"]["calls"])
+
+    refs = [await started(handler) for _ in range(20)]
+    with hub.listen_job(refs[-1].job) as waker:
+        before = await hearings()
+        for ref in refs:
+            await handler.handle(ref, RequestCancel("ann"))
+        assert await waker.wait(20)
+    assert await hearings() - before < len(refs) / 2
 
 
 async def test_who_looks_for_requests_sleeps_through_what_a_jobs_worker_does(

@@ -1,13 +1,13 @@
 """From the log to the tables, against the real servers."""
 
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import anyio
 import pytest
 from asyncpg import PostgresError
 from hypothesis import HealthCheck, given, settings
 from redis.asyncio import Redis
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from uuid6 import uuid7
 
 from eventstore import (
@@ -18,8 +18,9 @@ from eventstore import (
     open_log,
 )
 from projector import Projector, job_by_id, row_of
+from projector.archived import states_of
 from projector.errors import LogBroken
-from schemas import Phase, Position, decode, fold
+from schemas import Job, Phase, Position, decode, fold
 from schemas.envelope import Decode
 from schemas.events import Known, Payload, PhaseCompleted
 from service.embedded import Servers
@@ -381,4 +382,47 @@ async def test_a_projector_that_is_caught_up_notices_a_postgres_that_was_set_bac
     await projector.catch_up()
     await execute(engine, f"TRUNCATE {READ_MODEL}, headrace.events")
     assert await projector.catch_up() == len(build())
+    assert await contents(engine) == await folded(store)
+
+
+async def test_a_bell_that_rang_for_what_was_folded_costs_one_look_at_the_log(
+    store: EventStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projector = Projector(store, engine)
+    await write(store, build())
+    await projector.catch_up()
+    looks: list[int] = []
+    read_log = store.read_log
+
+    async def look(partition: int, *args: Any, **kwargs: Any) -> list[LogEntry]:
+        looks.append(partition)
+        return await read_log(partition, *args, **kwargs)
+
+    monkeypatch.setattr(store, "read_log", look)
+    await engine.dispose()
+    # Without a bell it makes sure that neither the log nor Postgres was set back.
+    assert await projector.fold_batch(OUR_PARTITION, rung=True) == 0
+    assert looks == [OUR_PARTITION]
+    assert engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+    assert await projector.fold_batch(OUR_PARTITION) == 0
+    assert engine.pool.checkedin() == 1  # type: ignore[attr-defined]
+
+
+async def test_the_archive_is_asked_only_for_jobs_that_began_before_the_batch(
+    store: EventStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+
+    async def ask(connection: AsyncConnection, wanted: Any, **kwargs: Any) -> dict[str, Job]:
+        asked.append(set(wanted))
+        return await states_of(connection, wanted, **kwargs)
+
+    monkeypatch.setattr("projector.batches.states_of", ask)
+    old = await write(store, all_completed())
+    await Projector(store, engine).catch_up()
+    assert asked == []
+    await write(store, [ready()], job=old.job, after=len(all_completed()))
+    await write(store, build(2))
+    await Projector(store, engine).catch_up()
+    assert asked == [{old.job}]
     assert await contents(engine) == await folded(store)
