@@ -18,6 +18,7 @@ from uuid6 import uuid7
 
 from benchmarks.append import PIPELINED, raw_round
 from benchmarks.builds import TENANTS, held
+from benchmarks.cores import busy_processes
 from benchmarks.peers import DBOS, TASKIQ, Peers
 from benchmarks.rows import ROUNDS, Row, Say, silent
 from benchmarks.servers import Target
@@ -61,6 +62,8 @@ def bench_jobs(target: Target, say: Say = silent, *, events: int = EVENTS) -> li
       are its events, the queueing not counted.
     - fsm_jobs_one_project: the same for one project, where builds wait for each other's number.
     - fsm_jobs_two_workers: through two worker processes.
+    - busy_processes: what two processes do that only compute, beside one: two workers, which share
+      the cores with the servers, cannot gain more.
     - fsm_jobs_dbos, fsm_jobs_taskiq, with peers: fsm_jobs beside workflows of DBOS with as many
       steps as a job has transitions, and beside jobs of taskiq that do nothing, 32 at once.
     - queue_wait_p50_ms: from the request for a build to its start by a worker that has nothing
@@ -132,6 +135,7 @@ async def _throughput(
             round(rate, 1),
         ),
         Row("fsm_jobs_two_workers", round(median(two), 1), "jobs/s", "with one", round(rate, 1)),
+        await busy_processes(2),
         *(
             Row(f"fsm_jobs_{name}", round(rate, 1), "jobs/s", what, round(median(theirs[peer]), 1))
             for name, peer, what in _PEERS

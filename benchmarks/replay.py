@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from uuid6 import uuid7
 
 from benchmarks.builds import EVENTS_A_BUILD, PROJECT, TENANTS, from_start_to_ready
+from benchmarks.cores import busy_processes
 from benchmarks.peers import EVENTSOURCING, FOLDING, PEER_EVENTS, Peers
 from benchmarks.rows import ROUNDS, Row, Say, silent
 from benchmarks.servers import Target
@@ -45,6 +46,8 @@ def bench_replay(target: Target, say: Say = silent, *, events: int = EVENTS) -> 
     - rebuild: events a second of an archive of `events`, in one process, beside reading and
       decoding them alone.
     - rebuild_parallel: in as many processes as there are cores (four at most), beside one.
+    - busy_processes: what as many processes do that only compute, beside one: no rebuild can gain
+      more by them.
     - rebuild_growth: the rate with `events`, beside that with a tenth (a hundred thousand of a
       million).
     - swap_wait_ms: how long a reader waited at most, beside a limit of 50 ms.
@@ -60,6 +63,7 @@ async def _measure(
     peers = Peers(servers, say) if with_peers else None
     engine = connect_postgres(servers.database_url)
     try:
+        busy = await busy_processes(processes())
         tenth = await _filled(engine, store, events // 10, say)
         say(f"rebuild of {tenth:,} events")
         small = median([(await _rebuilt(engine, tenth, 1))[0] for _ in range(ROUNDS)])
@@ -92,6 +96,7 @@ async def _measure(
             f"one process, not {processes()}",
             alone,
         ),
+        busy,
         Row("rebuild_growth", alone, "events/s", f"with {tenth:,} events", round(small, 3)),
         Row("swap_wait_ms", round(max(waits), 3), "ms", "limit", LIMIT_MS),
     ]

@@ -58,6 +58,7 @@ METRICS = {
             f"fsm_{what}"
             for what in ("jobs", "transitions", "jobs_one_project", "jobs_two_workers")
         ),
+        "busy_processes",
         "queue_wait_p50_ms",
         "first_event_p99_ms",
         "takeover_leases",
@@ -65,7 +66,10 @@ METRICS = {
     },
     "log": {"log_read", "log_read_p50_ms", "log_read_p99_ms"},
     "project": {"live", "live_reading", "live_writing", "lag_p99_ms"},
-    "replay": {"rebuild", "rebuild_parallel", "rebuild_growth", "swap_wait_ms"},
+    "replay": {
+        *("rebuild", "rebuild_parallel", "busy_processes", "rebuild_growth"),
+        "swap_wait_ms",
+    },
     "steady": {"steady_memory", "steady_keys", "steady_events"},
     "memory": {
         "memory_log_event",
