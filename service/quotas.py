@@ -169,20 +169,24 @@ class Quotas:
     async def _spent(self, tenant: str, day: date) -> Spent:
         """What was used that day. Counters that may have been lost are compared once a day.
 
-        Postgres away: what is counted holds, and who was away is not asked again at once.
+        Postgres away, or its table incomplete: what is counted holds, and it is not asked again at
+        once.
         """
         spent, is_whole = await self._store.quotas.spent(tenant, day)
         if is_whole or time.monotonic() < self._ask_again_at:
             return spent
+        known, why = None, "daily_stats waits for its backfill"
         try:
             with anyio.fail_after(ASK_S), postgres_errors():
                 async with self._engine.connect() as connection:
-                    known = Spent(*await used_on(connection, tenant, day))
+                    known = await used_on(connection, tenant, day)
         except (PostgresUnavailable, TimeoutError) as error:
+            why = str(error)
+        if known is None:
             self._ask_again_at = time.monotonic() + PAUSE_S
-            log.warning("quota_not_compared", tenant=tenant, error=str(error))
+            log.warning("quota_not_compared", tenant=tenant, error=why)
             return spent
-        return await self._store.quotas.count_from(tenant, day, known)
+        return await self._store.quotas.count_from(tenant, day, Spent(*known))
 
 
 def day_limits(rules: TierRules, own: OwnQuota) -> DayLimits:

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from projector.projections import DAILY_STATS
+
 MOST_DAYS = 10_000
 
 
@@ -159,14 +161,22 @@ async def stats(
     )
 
 
-async def used_on(connection: AsyncConnection, tenant: str, day: date) -> tuple[int, int, int, int]:
-    """What a tenant has used on a day: jobs queued, tokens, billionths of a dollar, wall ms."""
+async def used_on(
+    connection: AsyncConnection, tenant: str, day: date
+) -> tuple[int, int, int, int] | None:
+    """What a tenant has used on a day: jobs queued, tokens, billionths of a dollar, wall ms.
+
+    None while the table waits for its backfill.
+    """
     query = (
         "SELECT coalesce(sum(queued), 0), coalesce(sum(input_tokens + output_tokens), 0), "
-        "coalesce(sum(cost_usd), 0), coalesce(sum(wall_ms), 0) "
+        "coalesce(sum(cost_usd), 0), coalesce(sum(wall_ms), 0), "
+        "(SELECT version FROM headrace.projections WHERE name = 'daily_stats') "
         "FROM daily_stats WHERE tenant = :tenant AND day = :day"
     )
     found = (await connection.execute(text(query), {"tenant": tenant, "day": day})).one()
+    if found[4] != DAILY_STATS.version:
+        return None
     return int(found[0]), int(found[1]), int(found[2] * 1_000_000_000), int(found[3])
 
 

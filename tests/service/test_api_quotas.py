@@ -19,6 +19,7 @@ from service.quotas import OwnQuota, Quotas
 from service.settings import Settings
 from service.tiers import Free, Tiers
 from tests.histories import TENANT
+from tests.projector.contents import execute
 from tests.service.quiet_api import QuietApi, quiet_api
 
 pytestmark = pytest.mark.anyio
@@ -175,6 +176,22 @@ async def test_a_log_that_lost_its_counters_goes_on_with_what_the_read_model_has
     await api.store.redis.delete(keys.day(TENANT, day_of(handler.clock())))
     assert (await submit(api)).status_code == 429
     assert (await api.get("/v1/usage"))["today"]["cost_usd"]["used"] == 0.5
+
+
+async def test_a_read_model_that_is_not_whole_yet_is_not_taken_for_the_day(
+    api: QuietApi, handler: CommandHandler, engine: AsyncEngine
+) -> None:
+    await submit(api)
+    await api.fold()
+    now = handler.clock()
+    await api.store.redis.delete(api.store.keys(TENANT).day(TENANT, day_of(now)))
+    version = "UPDATE headrace.projections SET version = version {} 1 WHERE name = 'daily_stats'"
+    await execute(engine, "UPDATE daily_stats SET queued = 0", version.format("-"))
+    quotas = Quotas(handler.store, engine, SMALL)
+    assert (await quotas.standing(TENANT, None, now=now)).spent.jobs == 0
+    await execute(engine, "UPDATE daily_stats SET queued = 1", version.format("+"))
+    quotas = Quotas(handler.store, engine, SMALL)
+    assert (await quotas.standing(TENANT, None, now=now)).spent.jobs == 1
 
 
 @asynccontextmanager
