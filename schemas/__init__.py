@@ -24,6 +24,7 @@ from schemas.errors import (
     UndecodableEvent,
 )
 from schemas.events import TERMINAL_TYPES, Phase, build_version
+from schemas.evolving import evolve, fold, gets_further
 from schemas.ids import (
     ID_RULE,
     JobRef,
@@ -39,9 +40,6 @@ from schemas.job import (
     Job,
     Preview,
     Status,
-    evolve,
-    fold,
-    gets_further,
 )
 
 __all__ = [

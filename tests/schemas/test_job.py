@@ -31,7 +31,7 @@ from schemas.events import (
     UnknownEvent,
     Unreadable,
 )
-from schemas.job import CHANGES
+from schemas.evolving import CHANGES
 from tests.histories import (
     NOON,
     build,
