@@ -63,10 +63,14 @@ class CommandHandler:
 
     async def load(self, ref: JobRef) -> Job:
         """The job as its events tell it. Raises `JobUnknown`."""
-        job = fold(await self.store.read_job(ref))
-        if job is None:
-            raise JobUnknown(ref.job, "load")
-        return job
+        return _folded(ref, await self.store.read_job(ref))
+
+    async def load_claimed(self, claim: Claim) -> Job:
+        """The job as it was when it was claimed, if the claim tells, else as it is now.
+
+        What was appended since is met by the next append. Raises `JobUnknown`.
+        """
+        return _folded(claim.ref, await self.store.read_job(claim.ref, begin=claim.begin))
 
     async def handle(
         self,
@@ -159,6 +163,13 @@ class CommandHandler:
     async def _repeated(self, ref: JobRef, earlier: Appended) -> Handled:
         job = await self.load(JobRef(ref.tenant, earlier.job))
         return Handled(job, (), earlier.position, repeated=True)
+
+
+def _folded(ref: JobRef, events: Sequence[RecordedEvent]) -> Job:
+    job = fold(events)
+    if job is None:
+        raise JobUnknown(ref.job, "load")
+    return job
 
 
 async def patiently(action: Callable[[], Awaitable[T]], patience_s: float) -> T:

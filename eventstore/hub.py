@@ -132,7 +132,7 @@ class Hub:
                 waker.wake()
         if what == b"queued":
             for one in self._work:
-                one.ring(partition)
+                one.ring(partition, job)
 
     def _wake_all(self) -> None:
         self._requests.ring_all()

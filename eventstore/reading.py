@@ -10,6 +10,17 @@ from eventstore.trips import Trips
 Fields = dict[bytes, bytes]
 StreamEntry = tuple[str, Fields]
 
+FIRST_ENTRIES = 64
+"""Of a job's stream, read in one go: that is all there is of most."""
+
+
+def stream_entries(found: list[tuple[bytes, list[bytes]]]) -> list[StreamEntry]:
+    """Entries as a script gives them."""
+    return [
+        (entry_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
+        for entry_id, fields in found
+    ]
+
 
 async def stream_range(
     redis: Redis, key: str, *, after: str | None = None, count: int | None = None

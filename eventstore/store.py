@@ -27,6 +27,8 @@ from eventstore.errors import (
 from eventstore.keys import Keys
 from eventstore.quotas import DayLimits, Quotas, counts_of, day_of
 from eventstore.reading import (
+    FIRST_ENTRIES,
+    StreamEntry,
     hash_fields,
     server_time_ms,
     stream_end,
@@ -69,7 +71,6 @@ MAX_LINE_BYTES = 64 * 1024
 MAX_WAITING = 10_000
 TENANT_CAP = 4
 READ_BATCH = 500
-FIRST_ENTRIES = 64  # of a job's stream, read in one go: that is all there is of most
 SEED_TRIES = 10
 LEAST_STREAM_LIFE_S = 60.0
 """No stream of a job is gone sooner after its last event: `lua/seed.lua` trusts in that."""
@@ -361,15 +362,17 @@ class EventStore:
 
     # --- read ------------------------------------------------------------------------------------
 
-    async def read_job(self, ref: JobRef, *, decode: Decode = decode) -> list[RecordedEvent]:
+    async def read_job(
+        self, ref: JobRef, *, begin: Sequence[StreamEntry] = (), decode: Decode = decode
+    ) -> list[RecordedEvent]:
         """Every event of a job in order, from its stream and, what that lacks, the archive.
 
         Raises `UndecodableEvent`, unless it is to `decode_or_mark`. Empty when there is no such
         job. Beyond the first entries it reads events by their exact ids: a job may have thousands
-        of progress lines between.
+        of progress lines between. `begin`: those first entries, if the caller has them.
         """
         key = self.keys(ref.tenant).job(ref.job)
-        entries = await stream_part(self.scripts.plain.trips, key, count=FIRST_ENTRIES)
+        entries = begin or await stream_part(self.scripts.plain.trips, key, count=FIRST_ENTRIES)
         if not entries:
             return await self.archive.read_job(ref.tenant, ref.job, decode=decode)
         found = [fields for _, fields in entries if b"type" in fields]

@@ -1,5 +1,7 @@
 """What waits for news: it is woken, and looks."""
 
+from collections import defaultdict
+
 import anyio
 
 
@@ -22,18 +24,18 @@ class Waker:
 
 
 class WorkWaker(Waker):
-    """Knows as well in which partitions there is new work."""
+    """Knows as well in which partitions there is new work, and most likely which."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._rung: set[int] = set()
+        self._rung: defaultdict[int, list[str]] = defaultdict(list)
 
-    def ring(self, partition: int) -> None:
-        """There is work in this partition."""
-        self._rung.add(partition)
+    def ring(self, partition: int, job: str) -> None:
+        """There is work in this partition, most likely this job."""
+        self._rung[partition].append(job)
         self.wake()
 
-    def take(self) -> set[int]:
-        """The partitions that rang since this was asked last."""
-        rung, self._rung = self._rung, set()
+    def take(self) -> dict[int, list[str]]:
+        """The partitions that rang since this was asked last, with the jobs they rang for."""
+        rung, self._rung = self._rung, defaultdict(list)
         return rung

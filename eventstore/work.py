@@ -1,13 +1,14 @@
 """The jobs that may run: who takes them, who holds them, and who waits behind a tenant's cap."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
 
 from eventstore.connection import redis_errors
 from eventstore.keys import Keys
-from eventstore.reading import hash_fields
+from eventstore.reading import FIRST_ENTRIES, StreamEntry, hash_fields, stream_entries
 from eventstore.scripts import refusal
 from eventstore.verification import SealedScripts
 from schemas import JobRef, partition_of
@@ -19,6 +20,9 @@ class Claim:
 
     `attempt` counts all claims of the job; `deliveries` those since it last got further than ever
     before, handed back ones left out.
+
+    `begin` are the first entries of the job's stream, up to `FIRST_ENTRIES`, as the claim found
+    them; empty if it did not look.
     """
 
     ref: JobRef
@@ -28,6 +32,7 @@ class Claim:
     worker: str
     attempt: int
     deliveries: int = 1
+    begin: Sequence[StreamEntry] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +56,37 @@ class Work:
         self._tenant_cap = tenant_cap
 
     async def claim(
-        self, partition: int, worker: str, *, free_slots: int, lease_ms: int
+        self,
+        partition: int,
+        worker: str,
+        *,
+        free_slots: int,
+        lease_ms: int,
+        heard_of: Sequence[str] = (),
     ) -> list[Claim]:
         """Take up to `free_slots` jobs of a partition: abandoned ones, then new ones.
 
         A job is abandoned when its lease of `lease_ms` passed without a heartbeat, or at once when
         it was handed back. One that is being cancelled is taken beyond the slots, also with none
         free: whoever waits for its end is not to wait for the work of others.
+
+        `heard_of`: jobs that will be among them if nobody was faster. Their claims have the begin
+        of their streams, which then need no trip of their own.
         """
         keys = self._keys[partition]
+        likely = heard_of[:free_slots]
         answer = await self._scripts(
             partition,
             "claim",
-            [keys.meta, keys.runs, keys.work("high"), keys.work("normal"), keys.cancelling],
-            [worker, free_slots, lease_ms],
+            [
+                keys.meta,
+                keys.runs,
+                keys.work("high"),
+                keys.work("normal"),
+                keys.cancelling,
+                *map(keys.job, likely),
+            ],
+            [worker, free_slots, lease_ms, FIRST_ENTRIES, *likely],
         )
         if answer[0] != b"ok":
             raise refusal(answer, partition=partition)
@@ -77,8 +99,9 @@ class Work:
                 worker=worker,
                 attempt=attempt,
                 deliveries=deliveries,
+                begin=stream_entries(begin),
             )
-            for job, tenant, project, work_class, entry, attempt, deliveries in answer[1:]
+            for job, tenant, project, work_class, entry, attempt, deliveries, begin in answer[1:]
         ]
 
     async def release(self, claim: Claim) -> bool:

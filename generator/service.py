@@ -127,7 +127,7 @@ class GenerationService:
         has ended before.
         """
         build = Build(
-            job=await self._handler.load(claim.ref),
+            job=await self._handler.load_claimed(claim),
             claim=claim,
             handler=self._handler,
             artifacts=self._artifacts,

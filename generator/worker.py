@@ -122,7 +122,8 @@ class Worker:
         """
         first, partitions = self._next_partition, self._store.partitions
         self._next_partition = (first + 1) % partitions
-        self._to_ask |= waker.take()
+        rung = waker.take()
+        self._to_ask |= rung.keys()
         asks_all = anyio.current_time() >= self._ask_all_at
         if asks_all:
             self._to_ask |= set(range(partitions))
@@ -135,7 +136,11 @@ class Worker:
             if not (free or asks_all) or self._grace_s is not None:
                 return
             claims = await self._store.work.claim(
-                partition, self.name, free_slots=free, lease_ms=self._lease_ms
+                partition,
+                self.name,
+                free_slots=free,
+                lease_ms=self._lease_ms,
+                heard_of=rung.get(partition, ()),
             )
             if len(claims) < free:
                 self._to_ask.discard(partition)

@@ -1,11 +1,14 @@
 --[[ claim: take jobs of one partition that may run now, and fence whoever had them.
 
 KEYS   1 meta   2 runs   3 work:high   4 work:normal   5 cancelling
+       then the streams of jobs that the caller has heard of
 ARGV   1 lineage   2 the server it was verified on
        3 worker   4 how many (free slots)   5 lease in ms
+       6 how many entries of a stream at most, then those jobs, in the order of their streams
 
-Result {'ok', {job, tenant, project, class, entry id, attempt, deliveries}, ...}
+Result {'ok', {job, tenant, project, class, entry id, attempt, deliveries, entries}, ...}
        {'refused', reason}
+`entries` are the first ones of a taken job's stream, if the caller has heard of that very job.
 
 Atomic: the entry changes hands and `runs` names the new owner in one step; from then on the
 predecessor can neither append nor report. `high` goes before `normal`, abandoned work before new.
@@ -16,7 +19,7 @@ on counting while the server was down, and the living have had no chance to send
 -- include: seal
 local GROUP, HANDED_BACK_MS = 'generators', 1000000000000  -- 31 years: `release` says 1970
 local MOST_CANCELLED = 16
-if #KEYS ~= 5 or #ARGV ~= 5 then
+if #KEYS < 5 or #ARGV ~= #KEYS + 1 then
   return redis.error_reply('HEADRACE claim: wrong number of keys or arguments')
 end
 local meta = redis.call('HMGET', KEYS[1], 'lineage', 'run', 'opened')
@@ -28,6 +31,11 @@ redis.call('HLEN', KEYS[2])
 redis.call('XPENDING', KEYS[3], GROUP)
 redis.call('XPENDING', KEYS[4], GROUP)
 local cancelling = redis.call('ZRANGE', KEYS[5], 0, -1)
+local streams = {}
+for i = 6, #KEYS do
+  redis.call('XLEN', KEYS[i])
+  streams[ARGV[i + 1]] = KEYS[i]
+end
 
 local worker, free, lease = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
@@ -52,7 +60,10 @@ local function take(work, entry)
   attempt, deliveries = tonumber(attempt) + 1, tonumber(deliveries) + 1
   redis.call('HSET', KEYS[2], fields.job,
     table.concat({tenant, class, at, worker, attempt, deliveries}, ' '))
-  result[#result + 1] = {fields.job, tenant, fields.project, class, at, attempt, deliveries}
+  local stream = streams[fields.job]
+  local entries = stream and redis.call('XRANGE', stream, '-', '+', 'COUNT', ARGV[6]) or {}
+  result[#result + 1] =
+    {fields.job, tenant, fields.project, class, at, attempt, deliveries, entries}
 end
 
 local silent = now - tonumber(meta[3]) >= lease and lease or HANDED_BACK_MS

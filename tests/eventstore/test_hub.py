@@ -157,6 +157,16 @@ async def test_bells_that_ring_one_after_the_other_are_heard_together(
     assert await hearings() - before < len(refs) / 2
 
 
+async def test_who_listens_for_work_hears_of_the_job(handler: CommandHandler, hub: Hub) -> None:
+    ref = JobRef(TENANT, str(uuid4()))
+    with hub.listen_work() as waker, anyio.fail_after(20):
+        await handler.handle(ref, RequestBuild(TENANT, "ann", "shop", "a list"))
+        await handler.handle(ref, StartJob("w1", 1))
+        while not (rung := waker.take()):
+            await waker.wait(60)
+    assert rung == {handler.store.partition(TENANT): [ref.job]}
+
+
 async def test_who_looks_for_requests_sleeps_through_what_a_jobs_worker_does(
     handler: CommandHandler, hub: Hub
 ) -> None:

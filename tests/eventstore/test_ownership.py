@@ -1,6 +1,6 @@
 """Who owns a job: from the claim until somebody else claims it, and not a moment longer."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from eventstore import (
     RedisUnavailable,
 )
 from eventstore.keys import GROUP
-from eventstore.reading import stream_range
+from eventstore.reading import FIRST_ENTRIES, stream_range
 from generator import GenerationService, Heart, Worker
 from generator import worker as worker_module
 from schemas import Job, JobRef
@@ -43,10 +43,19 @@ async def queue(handler: CommandHandler, tier: Any = "free") -> JobRef:
 
 
 async def claim(
-    store: EventStore, worker: str, *, slots: int = 9, lease_ms: int = LEASE_MS
+    store: EventStore,
+    worker: str,
+    *,
+    slots: int = 9,
+    lease_ms: int = LEASE_MS,
+    heard_of: Sequence[JobRef] = (),
 ) -> list[Claim]:
     return await store.work.claim(
-        store.partition(TENANT), worker, free_slots=slots, lease_ms=lease_ms
+        store.partition(TENANT),
+        worker,
+        free_slots=slots,
+        lease_ms=lease_ms,
+        heard_of=[ref.job for ref in heard_of],
     )
 
 
@@ -155,6 +164,49 @@ async def test_a_job_that_was_cancelled_is_not_remembered(handler: CommandHandle
     await handler.handle(lost.ref, ConfirmCancel(), claim=lost)
     assert await claim(store, "w2", slots=0) == []
     assert not await store.redis.exists(store.keys(TENANT).cancelling)
+
+
+async def test_a_job_that_was_heard_of_is_claimed_with_the_begin_of_its_stream(
+    handler: CommandHandler,
+) -> None:
+    store = handler.store
+    unheard, heard, late = [await queue(handler) for _ in range(3)]
+    beyond = JobRef(TENANT, "beyond-the-slots")
+    await store.redis.set(store.keys(TENANT).job(beyond.job), "not looked at")
+    taken = await claim(store, "w1", slots=2, heard_of=[heard, late, beyond])
+    begins = {one.ref: one.begin for one in taken}
+    assert begins == {
+        unheard: [],
+        heard: await stream_range(store.redis, store.keys(TENANT).job(heard.job)),
+    }
+    assert len(begins[heard]) == 1
+    # Of one that somebody else has nothing is said.
+    (other,) = await claim(store, "w2", heard_of=[heard])
+    assert (other.ref, other.begin) == (late, [])
+
+
+async def test_a_job_that_was_claimed_with_its_begin_is_not_read_again(
+    handler: CommandHandler,
+) -> None:
+    store, ref = handler.store, await queue(handler)
+    job = await handler.load(ref)
+    (taken,) = await claim(store, "w1", heard_of=[ref])
+    await store.redis.delete(store.keys(TENANT).job(ref.job))
+    assert await handler.load_claimed(taken) == job
+
+
+async def test_behind_the_begin_that_came_with_a_claim_a_job_is_read_on(
+    handler: CommandHandler,
+) -> None:
+    store, first = handler.store, await claimed(handler)
+    for number in range(FIRST_ENTRIES):
+        await store.progress(first, "log", {"text": str(number)}, time=NOW)
+    await handler.handle(first.ref, StartJob(first.worker, first.attempt), claim=first)
+    await store.work.release(first)
+    (second,) = await claim(store, "w2", heard_of=[first.ref])
+    assert len(second.begin) == FIRST_ENTRIES
+    job = await handler.load_claimed(second)
+    assert (job.version, job) == (2, await handler.load(first.ref))
 
 
 async def test_of_workers_that_claim_at_once_each_gets_other_jobs(handler: CommandHandler) -> None:

@@ -104,7 +104,11 @@ class Scene:
 
     async def take(self) -> list[Claim]:
         return await self.store.work.claim(
-            self.keys.partition, "w1", free_slots=9, lease_ms=LEASE_MS
+            self.keys.partition,
+            "w1",
+            free_slots=9,
+            lease_ms=LEASE_MS,
+            heard_of=[self.waiting.job],
         )
 
     async def tell(self, **data: object) -> None:

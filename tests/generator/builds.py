@@ -1,7 +1,7 @@
 """Builds under test: on the real log, with scripted runner and sandboxes."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,10 +82,10 @@ class Builds:
         await self.queued(**request)
         return await self.claim(worker)
 
-    async def claim(self, worker: str) -> Claim:
+    async def claim(self, worker: str, *, heard_of: Sequence[str] = ()) -> Claim:
         store = self.handler.store
         (claim,) = await store.work.claim(
-            store.partition(TENANT), worker, free_slots=1, lease_ms=LEASE_MS
+            store.partition(TENANT), worker, free_slots=1, lease_ms=LEASE_MS, heard_of=heard_of
         )
         return claim
 

@@ -8,13 +8,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from eventstore import CommandHandler
+from eventstore import CommandHandler, Fenced
 from generator.errors import GenerationError, SandboxBusy
 from generator.runner import Listener, RunnerTask
 from generator.service import GenerationService
 from generator.workspace import Workspace
 from schemas import Job, JobIsTerminal, JobRef, Status
-from schemas.commands import RequestCancel, Usage
+from schemas.commands import RequestCancel, StartJob, Usage
 from schemas.events import JobCancelled
 from tests.generator.builds import Builds, previews
 from tests.generator.doubles import PATIENCE_S, ScriptedRunner, ScriptedRuntime, Signal
@@ -48,6 +48,35 @@ async def test_a_runner_that_never_yields_does_not_hold_up_the_cancel(
         assert (await handler.load(ref)).status is Status.CANCELLED
     finally:
         runner.let_go.set()
+
+
+async def test_a_job_that_is_cancelled_behind_its_claim_does_not_begin(
+    builds: Builds, handler: CommandHandler
+) -> None:
+    ref = await builds.queued()
+    claim = await builds.claim("w1", heard_of=[ref.job])
+    await cancel(handler, ref)
+    with pytest.raises(Fenced):
+        await builds.service(None).execute_build(claim)
+    assert await builds.types(claim) == ["JobQueued", "JobCancelled"]
+
+
+async def test_a_job_that_is_cancelled_behind_its_takeover_is_ended(
+    builds: Builds, handler: CommandHandler
+) -> None:
+    first = await builds.claimed()
+    await handler.handle(first.ref, StartJob("w1", 1), claim=first)
+    await handler.store.work.release(first)
+    second = await builds.claim("w2", heard_of=[first.ref.job])
+    await cancel(handler, first.ref)
+    job = await builds.service(None).execute_build(second)
+    assert job.status is Status.CANCELLED
+    assert await builds.types(second) == [
+        "JobQueued",
+        "JobStarted",
+        "CancelRequested",
+        "JobCancelled",
+    ]
 
 
 async def test_a_runner_that_was_cut_off_can_neither_write_nor_speak(

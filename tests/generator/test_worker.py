@@ -123,15 +123,15 @@ async def test_only_where_it_rang_is_asked_unless_work_may_wait_elsewhere(
     worker._look_again_s = math.inf
     async with anyio.create_task_group() as tasks:
         for _ in range(2):
-            waker.ring(3)
+            waker.ring(3, "a")
             await worker._claim_round(tasks, waker)
         # At first it does not know yet whether anything waits.
         assert asked == [0, 1, 2, 3, 3]
         asked.clear()
-        waker.ring(2)
+        waker.ring(2, "b")
         await queue(handler, ONE_PER_PARTITION[2])
         await worker._claim_round(tasks, waker)
-        waker.ring(0)
+        waker.ring(0, "c")
         service.let_go.set()
         await service.until_running(0)
         while worker.running:
@@ -139,6 +139,20 @@ async def test_only_where_it_rang_is_asked_unless_work_may_wait_elsewhere(
         await worker._claim_round(tasks, waker)
         # The one slot was taken when 0 rang; and 2, which gave all it was asked for, may have more.
         assert asked == [2, 0, 2]
+
+
+async def test_a_job_that_rang_is_claimed_with_the_begin_of_its_stream(
+    handler: CommandHandler, hub: Hub, heart: Heart
+) -> None:
+    service, waker = SlowService(handler), WorkWaker()
+    worker = Worker(handler.store, hub, service, heart, lease_ms=LEASE_MS, slots=1)
+    ref = await queue(handler)
+    waker.ring(handler.store.partition(ref.tenant), ref.job)
+    async with anyio.create_task_group() as tasks:
+        await worker._claim_round(tasks, waker)
+        await service.until_running(1)
+        assert [entry_id for entry_id, _ in service.running[0].begin] == ["1-0"]
+        service.let_go.set()
 
 
 async def test_all_are_asked_again_after_a_while_also_when_only_one_rings(
@@ -156,7 +170,7 @@ async def test_all_are_asked_again_after_a_while_also_when_only_one_rings(
     worker._look_again_s = 0.0  # a while that has always passed
     async with anyio.create_task_group() as tasks:
         for _ in range(2):
-            waker.ring(3)
+            waker.ring(3, "a")
             await worker._claim_round(tasks, waker)
     assert asked == [0, 1, 2, 3, 1, 2, 3, 0]
 
