@@ -213,7 +213,10 @@ class GenerationService:
         if build.claim.deliveries > self._max_deliveries:
             raise WorkersLost(build.claim.deliveries - 1)
         with self._in_time(build):
-            await self._begin_phase(build, StartJob(build.claim.worker, build.claim.attempt))
+            worker, attempt = build.claim.worker, build.claim.attempt
+            await self._begin_phase(build, StartJob(worker, attempt))
+            # Not before: somebody waits for the start, and a line takes a third of a millisecond.
+            log.info("build_started", job=build.job.job, attempt=attempt, worker=worker)
             if self._runner is not None:
                 await expect_sandbox(build)
             while (phase := build.job.current_phase) is not None:

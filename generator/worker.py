@@ -157,7 +157,6 @@ class Worker:
                 loop = asyncio.get_running_loop()
                 on_lost = partial(loop.call_soon_threadsafe, scope.cancel)
                 with self._heart.holding(claim, on_lost, for_s=self._service.longest_s):
-                    log.info("build_started", **facts)
                     job = await self._service.execute_build(claim)
                     log.info("build_ended", status=job.status.value, **facts)
                     finished = True

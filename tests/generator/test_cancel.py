@@ -7,6 +7,7 @@ from functools import partial
 import anyio
 import anyio.lowlevel
 import pytest
+from structlog.testing import capture_logs
 
 from eventstore import CommandHandler, Fenced
 from generator.errors import GenerationError, SandboxBusy
@@ -56,9 +57,10 @@ async def test_a_job_that_is_cancelled_behind_its_claim_does_not_begin(
     ref = await builds.queued()
     claim = await builds.claim("w1", heard_of=[ref.job])
     await cancel(handler, ref)
-    with pytest.raises(Fenced):
+    with capture_logs() as said, pytest.raises(Fenced):
         await builds.service(None).execute_build(claim)
     assert await builds.types(claim) == ["JobQueued", "JobCancelled"]
+    assert said == []
 
 
 async def test_a_job_that_is_cancelled_behind_its_takeover_is_ended(

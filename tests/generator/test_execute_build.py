@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from eventstore import Appended, Claim, CommandHandler, Fenced, RedisUnavailable
 from generator.errors import RunnerFailed, SandboxUnavailable
@@ -90,6 +91,21 @@ async def test_the_sandbox_is_made_in_deps_with_an_hour_to_live_and_holds_what_w
     created = next(e for e in events if isinstance(e.payload, SandboxCreated))
     deps_started = events[created.version - 2].payload
     assert deps_started.model_dump()["phase"] == Phase.DEPS
+
+
+async def test_a_build_is_logged_as_started_when_its_start_is_in_the_log(builds: Builds) -> None:
+    claim = await builds.claimed()
+    with capture_logs() as said:
+        await builds.service(None).execute_build(claim)
+    assert said == [
+        {
+            "event": "build_started",
+            "log_level": "info",
+            "job": claim.ref.job,
+            "attempt": 1,
+            "worker": "w1",
+        }
+    ]
 
 
 async def test_a_sandbox_is_prepared_while_the_code_is_written(builds: Builds) -> None:
