@@ -5,7 +5,7 @@ that a lost or doubled bell costs nothing but a look. However many listen, the h
 connection.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -23,7 +23,8 @@ from eventstore.store import EventStore
 from eventstore.waker import Waker, WorkWaker
 
 _BLOCK_MS = 1_000
-_APART_S = 0.004
+_MOST_HEARINGS = 32
+_IN_S = 0.125
 _BACKOFF_S = 0.2
 _LOOKS_AT_ONCE = 16
 # The scripts trim a bell to no fewer rings than these.
@@ -62,12 +63,14 @@ class Hub:
                 ends = {bell: await stream_end(self._redis, bell) or "0-0" for bell in partitions}
                 # Whatever rang before these ends were read, its news is looked for now.
                 self._wake_all()
+                hearings: deque[float] = deque(maxlen=_MOST_HEARINGS)
                 while True:
-                    began = anyio.current_time()
+                    # Each costs a trip, however many bells rang: where they ring all the time, they
+                    # are heard together. What rings now and then is heard at once.
+                    if len(hearings) == _MOST_HEARINGS:
+                        await anyio.sleep_until(hearings[0] + _IN_S)
+                    hearings.append(anyio.current_time())
                     await self._listen(ends, partitions)
-                    # Bells that ring one after the other are heard together: each hearing costs a
-                    # trip, however many rang. What rings after a pause is heard at once.
-                    await anyio.sleep_until(began + _APART_S)
             except EventStoreError as error:
                 log.warning("hub_reconnects", error=str(error))
                 await anyio.sleep(_BACKOFF_S)
