@@ -7,7 +7,8 @@ before the clock runs, in as many transactions.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median, quantiles
@@ -35,7 +36,7 @@ from projector.folding import Rows, fold_entries
 from projector.projections import PROJECTIONS
 from projector.projector import MOST
 from projector.tables import metadata
-from projector.writing import checkpoint_rows, checkpoints_of, copy_events, write_rows
+from projector.writing import checkpoint_rows, copy_events, write_rows
 from schemas import Job, Position, decode_or_mark
 from service.collector import settle
 from service.embedded import Servers
@@ -43,7 +44,6 @@ from service.embedded import Servers
 EVENTS = 200_000
 LOAD_PER_S = 2_000
 LIMIT_MS = 50.0
-_LOOKS_MS = 5
 _LOAD_SHARE = 10
 
 Work = Callable[[int], Coroutine[None, None, None]]
@@ -168,64 +168,78 @@ async def _empty(engine: AsyncEngine) -> None:
 async def _lag(store: EventStore, servers: Servers, engine: AsyncEngine, events: int) -> Row:
     bells = connect_redis(servers.redis_url)
     hub = Hub(store, bells)
+    ends = [await store.log_end(number) for number in range(store.partitions)]
+    projector = _Watched(store, engine, ends)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hub.run)
-            tasks.start_soon(Projector(store, engine).run, hub)
+            tasks.start_soon(projector.run, hub)
             # By another process: one alone does not reach the load and fold it too.
             with anyio.fail_after(600):
-                lags_ms = await anyio.to_process.run_sync(
-                    _lags_ms, servers, store.partitions, max(events, 1_000), cancellable=True
+                appended = await anyio.to_process.run_sync(
+                    _appended, servers, store.partitions, max(events, 1_000), cancellable=True
                 )
+                lags_ms = [
+                    1000 * (await projector.folded_at(position) - at) for at, position in appended
+                ]
             tasks.cancel_scope.cancel()
     finally:
         await bells.aclose()
     return Row("lag_p99_ms", round(quantiles(lags_ms, n=100)[98], 3), "ms", "limit", LIMIT_MS)
 
 
-def _lags_ms(servers: Servers, partitions: int, events: int) -> list[float]:
-    """Append, and look when it was folded; how long each took."""
-    return asyncio.run(_measured(servers, partitions, events))
+class _Watched(Projector):
+    """Remembers when it had folded what, of logs that were folded up to these positions before.
+
+    By a clock that all processes of a machine share; to look at the checkpoints would cost Postgres
+    as much as a part of the folding.
+    """
+
+    def __init__(self, store: EventStore, engine: AsyncEngine, ends: Sequence[Position]) -> None:
+        super().__init__(store, engine)
+        self._moves = [[(end.seq, 0.0)] for end in ends]
+        self._moved = anyio.Event()
+
+    async def fold_batch(self, partition: int, *, rung: bool = False) -> int:
+        folded = await super().fold_batch(partition, rung=rung)
+        if folded:
+            moves = self._moves[partition]
+            moves.append((moves[-1][0] + folded, time.perf_counter()))
+            self._moved.set()
+            self._moved = anyio.Event()
+        return folded
+
+    async def folded_at(self, position: Position) -> float:
+        """When the batch was committed that this event was in, once it is."""
+        moves = self._moves[position.partition]
+        while moves[-1][0] < position.seq:
+            await self._moved.wait()
+        return moves[bisect_left(moves, (position.seq,))][1]
 
 
-async def _measured(servers: Servers, partitions: int, events: int) -> list[float]:
-    appended: list[tuple[float, Position]] = []
-    loaded = anyio.Event()
+Appended = list[tuple[float, Position]]
+"""When an append was acknowledged, and where its last event stands."""
+
+
+def _appended(servers: Servers, partitions: int, events: int) -> Appended:
+    """Append so many events."""
+    return asyncio.run(_append(servers, partitions, events))
+
+
+async def _append(servers: Servers, partitions: int, events: int) -> Appended:
     redis, engine = connect_redis(servers.redis_url), connect_postgres(servers.database_url)
     try:
         store = await open_log(redis, Archive(engine), partitions=partitions, tenant_cap=NO_CAP)
         settle()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_load, store, events, appended, loaded)
-            seen = await _seen(engine, appended, loaded)
+        return await _load(store, events)
     finally:
         await redis.aclose()
         await engine.dispose()
-    return [
-        1000 * (next(at for at, ends in seen if _reached(ends, position)) - began)
-        for began, position in appended
-    ]
 
 
-async def _seen(
-    engine: AsyncEngine, appended: list[tuple[float, Position]], loaded: anyio.Event
-) -> list[tuple[float, Mapping[int, Position]]]:
-    """The checkpoints every few milliseconds, until all that was appended is behind them."""
-    seen: list[tuple[float, Mapping[int, Position]]] = []
-    # One connection, which begins no transaction: it must cost less than what is looked at.
-    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        await connection.execute(text("SELECT 1"))
-        while True:
-            seen.append((time.perf_counter(), await checkpoints_of(connection)))
-            if loaded.is_set() and all(_reached(seen[-1][1], position) for _, position in appended):
-                return seen
-            await anyio.sleep(_LOOKS_MS / 1000)
-
-
-async def _load(
-    store: EventStore, events: int, appended: list[tuple[float, Position]], loaded: anyio.Event
-) -> None:
+async def _load(store: EventStore, events: int) -> Appended:
     """Whole builds, evenly over time and tenants: a queued job, then the rest of it."""
+    appended: Appended = []
     numbers = {tenant: await store.last_build_number(tenant, PROJECT) for tenant in TENANTS}
     rest = from_start_to_ready(1)
     each_s = (1 + len(rest)) / LOAD_PER_S
@@ -243,8 +257,4 @@ async def _load(
         )
         appended.append((time.perf_counter(), at.position))
         await anyio.sleep(max(0.0, began + (build + 1) * each_s - time.perf_counter()))
-    loaded.set()
-
-
-def _reached(ends: Mapping[int, Position], position: Position) -> bool:
-    return position.partition in ends and ends[position.partition] >= position
+    return appended
