@@ -4,12 +4,14 @@ import sys
 import traceback
 
 from service.cli import app
+from service.collector import spared
 
 
 def main() -> None:
     """Run the command line. A traceback of what nobody has foreseen has no secrets."""
     try:
-        app(prog_name="headrace")
+        with spared():
+            app(prog_name="headrace")
     except Exception as error:  # noqa: BLE001 - the last one to hear of it
         from service.known_secrets import redactor_of_this_process
 
