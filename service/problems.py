@@ -25,6 +25,7 @@ from eventstore import (
 from generator import Redactor
 from schemas import CommandRefused, JobUnknown, UndecodableEvent, format_time
 from service.errors import SecretKeyMissing, SettingsInvalid
+from service.refusals import NotAllowed, Unusable
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = "2"
@@ -51,19 +52,6 @@ log = structlog.get_logger()
 
 class NothingMore(Exception):
     """A follower has everything and nothing will come: 204, which ends an EventSource."""
-
-
-class Unusable(Exception):
-    """A field of a request has a value that makes no sense; `problem` says why: 422."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        self.field = field
-        self.problem = problem
-        super().__init__(f"{field}: {problem}")
-
-
-class NotAllowed(Exception):
-    """The tenant may not have what it asks for; the message says what it may have: 403."""
 
 
 class NotThere(Exception):

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from eventstore import PostgresUnavailable, RedisUnavailable, postgres_errors
 from generator import SecretsUnavailable, SecretsUnreadable, why_no_name
 from service.errors import SecretUnreadable, SettingsInvalid
-from service.problems import Unusable
+from service.refusals import Unusable
 from service.secret_keys import OVERHEAD_BYTES, Sealed, SecretKeys, SecretRef
 from service.secret_marks import SecretMarks
 

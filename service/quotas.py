@@ -30,7 +30,7 @@ from projector import used_on
 from schemas import Job, JobRef
 from schemas.commands import RequestBuild, Usage
 from schemas.events import Limits, Tier
-from service.problems import NotAllowed, Unusable
+from service.refusals import NotAllowed, Unusable
 from service.tiers import Money, TierRules, Tiers
 
 ASK_S = 1.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from projector import BuildRow, build_by_number, list_builds
 from schemas.erasing import ERASED
 from service.api.reading import Reader
-from service.problems import Unusable
+from service.refusals import Unusable
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ from service.api.bases import Base, find_build, with_files
 from service.api.jobs import LAST_NUMBER, Accepted, IdempotencyKey, accepted, request_once
 from service.api.parts import OwnParts, Tenant
 from service.api.reading import Reader, ReadModel
-from service.problems import Gone, Unusable
+from service.problems import Gone
+from service.refusals import Unusable
 
 router = APIRouter(prefix="/v1/projects/{project_id}/builds/{number}")
 Number = Annotated[int, Path(ge=1, le=LAST_NUMBER)]

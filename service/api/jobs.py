@@ -26,8 +26,8 @@ from service.api.bases import find_build, with_files
 from service.api.parts import OwnParts, Parts, Tenant, load, own_ref
 from service.api.reading import POSITION, ReadModel
 from service.history import parse_moment, parse_time, read_history, state_at
-from service.problems import Unusable
 from service.quotas import NOTHING_WANTED, Wanted
+from service.refusals import Unusable
 
 MAX_WORDS_CHARS = 200
 LAST_NUMBER = 2**31 - 1

@@ -19,7 +19,8 @@ from eventstore import postgres_errors
 from projector import Standing, standing
 from schemas import Position
 from service.api.parts import OwnParts, Parts, Tenant
-from service.problems import NotThere, Unusable
+from service.problems import NotThere
+from service.refusals import Unusable
 
 QUERY_S = 5.0
 LOOK_AGAIN_S = 0.03

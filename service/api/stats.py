@@ -9,7 +9,7 @@ from projector import Stats, stats
 from schemas import Slug
 from service.api.parts import OwnParts, Tenant
 from service.api.reading import ReadModel
-from service.problems import Unusable
+from service.refusals import Unusable
 
 USUAL_DAYS = 30
 MOST_DAYS = 366
