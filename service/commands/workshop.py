@@ -1,6 +1,7 @@
 """Work on Headrace itself: bench, test."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -122,23 +123,43 @@ def bench(
 def _test(context: typer.Context) -> None:
     """Lint, check types and imports, run the tests; with arguments, pytest alone with them."""
     python = [sys.executable, "-m"]
+    pytest = [*python, "pytest"]
+    if context.args:
+        _begun("pytest")
+        _done("pytest", subprocess.run([*pytest, *context.args], cwd=ROOT, check=False).returncode)
+        return
     steps = {
         "ruff check": [*python, "ruff", "check", "--quiet", "."],
         "ruff format": [*python, "ruff", "format", "--check", "--quiet", "."],
-        "mypy": [*python, "mypy"],
         "import-linter": [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
-        # A file stays in one process: its tests share servers and instances. The long ones begin.
-        # One process more than there are cores: each waits for servers a third of its time.
-        "pytest": [
-            *[*python, "pytest", "--numprocesses", str(len(os.sched_getaffinity(0)) + 1)],
-            *["--dist", "loadfile", "--no-loadscope-reorder"],
-        ],
     }
-    if context.args:
-        steps = {"pytest": [*python, "pytest", *context.args]}
     for name, step in steps.items():
-        err.print(f"[bold]── {name}[/]", highlight=False)
-        done = subprocess.run(step, cwd=ROOT, check=False)
-        if done.returncode != 0:
-            err.print(f"[bold red]headrace:[/] {name} failed", highlight=False)
-            raise typer.Exit(done.returncode)
+        _begun(name)
+        _done(name, subprocess.run(step, cwd=ROOT, check=False).returncode)
+    # Side by side: mypy keeps one core busy for a minute.
+    _begun("mypy, pytest")
+    types = subprocess.Popen([*python, "mypy"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    # A file stays in one process: its tests share servers and instances. The long ones begin.
+    # One process more than there are cores: each waits for servers a third of its time.
+    processes = str(len(os.sched_getaffinity(0)) + 1)
+    tests = subprocess.Popen(
+        [*pytest, "-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"], cwd=ROOT
+    )
+    said, _ = types.communicate()
+    if types.returncode != 0:
+        tests.send_signal(signal.SIGINT)
+    ended = tests.wait()
+    err.print(said, end="", highlight=False, markup=False)
+    _done("mypy", types.returncode)
+    _done("pytest", ended)
+
+
+def _begun(name: str) -> None:
+    err.print(f"[bold]── {name}[/]", highlight=False)
+
+
+def _done(name: str, returncode: int) -> None:
+    """Nothing, if it has passed."""
+    if returncode != 0:
+        err.print(f"[bold red]headrace:[/] {name} failed", highlight=False)
+        raise typer.Exit(returncode)
