@@ -13,6 +13,6 @@ def quick_folder() -> str | None:
 
     None: where temporary files are by default.
     """
-    if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _LEAST_BYTES:
-        return str(_MEMORY)
-    return None
+    if not os.access(_MEMORY, os.W_OK) or os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC:
+        return None
+    return str(_MEMORY) if shutil.disk_usage(_MEMORY).free >= _LEAST_BYTES else None
