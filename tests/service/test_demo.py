@@ -82,7 +82,7 @@ class Twice:
 def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
     home = tmp_path_factory.mktemp("demo") / "a home of mine"
     with in_this_process_on(home) as headrace:
-        first = CommandLine.run(headrace, "demo", GOAL, "--once", "--json")
+        first = headrace.run("demo", GOAL, "--once", "--json")
         left = processes_of(home)
         second = headrace.run("demo", GOAL, "--once", "--json")
         yield Twice(home, (first, second), left | processes_of(home))
@@ -181,6 +181,10 @@ def test_an_interrupted_demo_says_so_and_leaves_no_sandbox(headrace: CommandLine
     with headrace.started("demo", GOAL, "--json", HEADRACE_BROKEN_APP="hang") as demo:
         demo.line_with("checks    …")
         assert demo.end(signal.SIGINT) == 1
+    said = "".join(demo.lines)
+    places = [said.index(f"{phase:<9} …") for phase in ("scaffold", "code", "deps", "checks")]
+    assert places == sorted(places)
+    assert "\x1b" not in said
     (document,) = [json.loads(line) for line in demo.lines if line.startswith("{")]
     assert document.keys() == FIELDS
     assert document["status"] == "interrupted"
@@ -191,28 +195,13 @@ def test_an_interrupted_demo_says_so_and_leaves_no_sandbox(headrace: CommandLine
 # --- demos that people look at --------------------------------------------------------------------
 
 
-def test_a_demo_serves_its_preview_until_it_is_interrupted(headrace: CommandLine) -> None:
-    with headrace.started("demo", GOAL, "--project", "served") as demo:
-        url = demo.line_with("Preview").split()[-1]
-        demo.line_with("Ctrl-C")
-        assert httpx.get(url, trust_env=False).status_code == 200
-        assert demo.end(signal.SIGINT) == 0
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(url, trust_env=False)
-    said = "".join(demo.lines)
-    places = [said.index(f"{phase:<9} …") for phase in ("scaffold", "code", "deps", "checks")]
-    assert places == sorted(places)
-    assert "READY  build_v0_1" in said
-    assert "\x1b" not in said
-    assert sandboxes_in(headrace.home) == []
-    assert processes_of(headrace.home) == {}
-
-
-def test_a_demo_at_a_terminal_shows_a_checklist(headrace: CommandLine) -> None:
+def test_a_demo_at_a_terminal_shows_a_checklist_and_serves_its_preview_until_it_is_interrupted(
+    headrace: CommandLine,
+) -> None:
     ours, theirs = pty.openpty()
     environment = headrace.environment({"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "50"})
     with subprocess.Popen(
-        [ROOT / "headrace", "demo", GOAL, "--once"],
+        [ROOT / "headrace", "demo", GOAL, "--project", "served"],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=theirs,
@@ -220,15 +209,25 @@ def test_a_demo_at_a_terminal_shows_a_checklist(headrace: CommandLine) -> None:
     ) as demo:
         os.close(theirs)
         screen = b""
+        while b"Ctrl-C" not in screen:
+            screen += os.read(ours, 65536)
+        (url,) = set(re.findall(r"http://127\.0\.0\.1:\d+", screen.decode()))
+        assert httpx.get(url, trust_env=False).status_code == 200
+        demo.send_signal(signal.SIGINT)
         with suppress(OSError):  # Linux says EIO when the last process has closed a terminal
             while part := os.read(ours, 65536):
                 screen += part
         os.close(ours)
         assert demo.wait() == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url, trust_env=False)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
     last_picture = plain[plain.rindex("Headrace") :]
     for step in ("queued", "scaffold", "code", "deps", "checks"):
         assert re.search(rf"✓\s+{step}\s+\d+\.\d\d s", last_picture), last_picture
     assert "READY" in last_picture
+    assert "build_v0_1" in last_picture
     assert "\x1b[?25l" in screen.decode()
     assert "\x1b[?25h" in screen.decode()
+    assert sandboxes_in(headrace.home) == []
+    assert processes_of(headrace.home) == {}

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,17 +129,6 @@ def test_tail_says_what_it_cannot_use(
     done = built.run("log", "tail", *options)
     assert says in done.stderr
     assert (done.returncode, done.stdout) == (code, "")
-
-
-def test_tail_follows_the_log_until_it_is_interrupted(copy: CommandLine) -> None:
-    with copy.started("up") as up:
-        up.line_with("Press Ctrl-C")
-        with copy.started("log", "tail", "-f", "-n", "1", "--type", "JobReady") as tail:
-            tail.line_with("build_v0_3")
-            copy.run("submit", "one more", "-p", "p")
-            assert "JobReady" in tail.line_with("build_v0_4")
-            assert tail.end(signal.SIGINT) == 0
-        up.end(signal.SIGINT)
 
 
 # --- export and import ---------------------------------------------------------------------------

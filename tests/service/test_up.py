@@ -166,6 +166,15 @@ def test_the_log_of_a_build_is_read_from_the_command_line(up: Up, built: Built) 
     assert last.splitlines() == lines[-1:]
 
 
+def test_tail_follows_the_log_until_it_is_interrupted(up: Up, built: Built) -> None:
+    with up.headrace.started("log", "tail", "-f", "-n", "1", "--type", "JobQueued") as tail:
+        tail.line_with(GOAL)
+        job = up.submit("one more")
+        assert "JobQueued" in tail.line_with("one more")
+        assert tail.end(signal.SIGINT) == 0
+    up.headrace.run("cancel", job)
+
+
 def test_a_tenant_whose_day_is_used_up_is_told_when_there_is_more(up: Up, built: Built) -> None:
     used = up.headrace.json("usage")["today"]["jobs"]["used"]
     assert used >= 1
