@@ -82,7 +82,7 @@ class Twice:
 def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
     home = tmp_path_factory.mktemp("demo") / "a home of mine"
     with in_this_process_on(home) as headrace:
-        first = headrace.run("demo", GOAL, "--once", "--json")
+        first = CommandLine.run(headrace, "demo", GOAL, "--once", "--json")
         left = processes_of(home)
         second = headrace.run("demo", GOAL, "--once", "--json")
         yield Twice(home, (first, second), left | processes_of(home))
