@@ -90,17 +90,22 @@ def workers(
     Without it they walk the simulated loop.
     """
     words = [servers.redis_url, servers.database_url, *map(str, (slots, lease_s, busy_s))]
-    processes = [WorkerProcess(words) for _ in range(count)]
-    try:
-        for process in processes:
-            process.wait()
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
+    # Not theirs: who is killed removes nothing.
+    with tempfile.TemporaryDirectory(prefix="headrace-workers-") as folder:
+        homes = [Path(folder) / str(number) for number in range(count)]
+        for home in homes:
+            home.mkdir()
+        processes = [WorkerProcess([*words, str(home)]) for home in homes]
+        try:
+            for process in processes:
+                process.wait()
+            yield processes
+        finally:
+            for process in processes:
+                process.kill()
 
 
-async def _serve(words: list[str], folder: Path) -> None:
+async def _serve(words: list[str], home: Path) -> None:
     redis_url, database_url = words[:2]
     slots, lease_s, busy_s = int(words[2]), float(words[3]), float(words[4])
     lease_ms = round(lease_s * 1000)
@@ -115,10 +120,10 @@ async def _serve(words: list[str], folder: Path) -> None:
     service = GenerationService(
         CommandHandler(store),
         hub,
-        ArtifactStore.in_folder(folder / "artifacts"),
+        ArtifactStore.in_folder(home / "artifacts"),
         runner=runner,
         sandbox_runtime_factory=None,
-        workspace_root=folder / "workspaces",
+        workspace_root=home / "workspaces",
     )
     heart = Heart(
         lambda: blocking_redis.Redis.from_url(redis_url, socket_timeout=2),
@@ -152,9 +157,7 @@ def _say_done() -> None:
 
 
 if __name__ == "__main__":
-    with (
-        tempfile.TemporaryDirectory(prefix="headrace-worker-") as home,
-        (Path(home) / "headrace.log").open("w") as log_file,
-    ):
+    *its_words, its_home = sys.argv[1:]
+    with (Path(its_home) / "headrace.log").open("w") as log_file:
         configure_logging(log_file)  # as an instance does
-        anyio.run(_serve, sys.argv[1:], Path(home))
+        anyio.run(_serve, its_words, Path(its_home))
