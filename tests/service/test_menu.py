@@ -96,3 +96,13 @@ def test_a_command_that_ends_with_a_sentence_imports_no_driver_to_say_it(tmp_pat
     said, imported = imported_by("jobs", home=tmp_path)
     assert said == ["ended 1"]
     assert not {"alembic", "asyncpg", "fastapi", "obstore", *DRIVERS} & imported
+
+
+def test_parts_that_serve_no_pages_load_no_web_framework() -> None:
+    code = "import service.wiring, service.commands.log, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "projector.projector" in loaded
+    assert not loaded & {"fastapi", "starlette", "uvicorn"}
