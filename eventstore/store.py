@@ -403,12 +403,11 @@ class EventStore:
         decode: Decode = decode,
     ) -> list[LogEntry]:
         """Up to `count` events behind `after` that Redis still has of a partition, in order."""
-        entries = await stream_part(
-            self.scripts.plain.trips,
-            self._keys[partition].log,
-            after=after.entry_id if after else None,
-            count=count,
-        )
+        key, behind = self._keys[partition].log, after.entry_id if after else None
+        if count <= READ_BATCH:
+            entries = await stream_part(self.scripts.plain.trips, key, after=behind, count=count)
+        else:  # all answers of a shared trip have one time-out
+            entries = await stream_range(self.redis, key, after=behind, count=count)
         return [
             LogEntry(
                 Position(partition, *map(int, entry_id.split("-"))), from_fields(fields, decode)

@@ -1,4 +1,4 @@
-"""Folds a batch of entries into the tables, and finds the job that spoils it if one does.
+"""Folds batches of entries, and finds the job that spoils one if there is any.
 
 A fold that fails is known before anything is written: its job is parked, the others go on. A row
 that cannot be made, or that only Postgres refuses, is found by writing job by job, and that job's

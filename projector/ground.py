@@ -1,7 +1,8 @@
-"""What a batch stands on: the locks it holds, and what it finds once it holds them.
+"""What batches stand on: the locks they hold, and what they find once they hold them.
 
-Two statements whatever the number of tables, for small batches cost as much as their statements.
-What the second reads nobody can change any more: the first took the locks.
+Two statements whatever the number of tables and partitions, for small batches cost as much as their
+statements. What the second reads nobody can change any more: the first took the locks. It waits for
+none: whoever waited for one partition would keep all the others from everybody meanwhile.
 """
 
 import json
@@ -32,7 +33,7 @@ WITH ours AS (
     ORDER BY partition FOR UPDATE SKIP LOCKED
 ), registered AS (
     SELECT partition FROM headrace.log_partitions
-    WHERE partition IN (SELECT partition FROM ours) ORDER BY partition FOR SHARE
+    WHERE partition IN (SELECT partition FROM ours) ORDER BY partition FOR SHARE SKIP LOCKED
 )
 SELECT set_config('idle_in_transaction_session_timeout', :frozen, true),
        set_config('synchronous_commit', 'on', true),

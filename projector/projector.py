@@ -3,9 +3,8 @@
 read the log behind the checkpoint          outside of any transaction
 ┌ lock the partition's row in fold_lock     SKIP LOCKED: another projector has it, come back
 │ compare the checkpoint                    moved: drop what was read
-│ copy the events into the archive
-│ fold, upsert the rows of every projection
-└ move the checkpoint                       commit
+│ fold, upsert all rows and the checkpoint
+└ copy the events into the archive          commit
 
 Small batches of several partitions share a transaction: it costs as much as a hundred events.
 
@@ -48,7 +47,7 @@ from projector.numbers import last_build_rows
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
 from projector.replay import backfill
-from projector.together import Together
+from projector.together import NotTogether, Together
 from projector.writing import checkpoint_rows, checkpoints_of, copy_events, set_aside, write_rows
 from schemas import Job, Position, SchemaError, decode_or_mark
 
@@ -258,10 +257,10 @@ class Projector:
     async def _fold_as_fits(self, batch: Batch) -> bool:
         """Fold a small batch together with others; False when another projector was faster."""
         if len(batch.entries) < FIRST_BATCH:
-            moved = await self._together.fold(batch)
-            if moved is not None:
-                return moved
-            batch.states.clear()
+            try:
+                return await self._together.fold(batch)
+            except NotTogether:
+                batch.states.clear()  # it moved them on as far as it came
         return bool(await self._fold([batch]))
 
     async def _fold(

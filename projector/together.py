@@ -16,10 +16,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from eventstore import EventStoreError
 from projector.batches import Batch
 from projector.errors import ProjectorError
+from schemas import SchemaError
 
 log = structlog.get_logger()
 
 Fold = Callable[[Sequence[Batch]], Awaitable[Collection[Batch]]]
+
+
+class NotTogether(Exception):
+    """The transaction that a batch shared failed, be it for another's sake: fold it alone."""
 
 
 @dataclass(eq=False, slots=True)
@@ -42,8 +47,8 @@ class Together:
         self._waiting = _Turn()
         self._one_at_a_time = anyio.Lock()
 
-    async def fold(self, batch: Batch) -> bool | None:
-        """Whether it was folded. None when that failed, be it for another's sake: ask alone."""
+    async def fold(self, batch: Batch) -> bool:
+        """Whether it was folded, or another projector was faster. Raises `NotTogether`."""
         turn = self._waiting
         if batch.partition in turn.batches:
             return False
@@ -55,20 +60,31 @@ class Together:
             await self._lead(turn)
         else:
             await turn.over.wait()
-        return None if turn.folded is None else batch in turn.folded
+        if turn.folded is None:
+            raise NotTogether
+        return batch in turn.folded
 
     async def _lead(self, turn: _Turn) -> None:
+        why = "it was cut off"
         try:
             async with self._one_at_a_time:
                 self._close(turn)
                 turn.folded = await self._fold(list(turn.batches.values()))
-        except (EventStoreError, ProjectorError, SQLAlchemyError, PostgresError) as error:
+        except (
+            EventStoreError,
+            ProjectorError,
+            SchemaError,
+            SQLAlchemyError,
+            PostgresError,
+        ) as error:
             if len(turn.batches) == 1:
                 raise
-            log.info("folded_one_by_one", partitions=list(turn.batches), error=str(error))
+            why = str(error)
         finally:
             self._close(turn)
             turn.over.set()
+            if turn.folded is None and len(turn.batches) > 1:
+                log.info("folded_one_by_one", partitions=list(turn.batches), error=why)
 
     def _close(self, turn: _Turn) -> None:
         if self._waiting is turn:

@@ -71,24 +71,32 @@ async def test_a_fork_in_one_partition_leaves_the_others_alone(
             assert await projector.fold_batch(partition) == 1
 
 
-async def test_a_batch_waits_for_whoever_begins_an_epoch_and_then_sees_it(
+async def test_a_batch_does_not_get_past_whoever_begins_an_epoch_and_then_sees_it(
     store: EventStore, engine: AsyncEngine, projector: Projector, archive: Archive
 ) -> None:
     await write(store, [queued(), started()])
-    refused: list[LogForked] = []
-
-    async def fold() -> None:
-        try:
-            await projector.fold_batch(OURS)
-        except LogForked as error:
-            refused.append(error)
-
-    async with anyio.create_task_group() as tasks, archive.register.held(OURS) as held:
-        tasks.start_soon(fold)
-        await blocked_backend(engine)
+    async with archive.register.held(OURS) as held:
+        assert await projector.fold_batch(OURS) == 0
         await held.enter([Epoch(2, 2, "elsewhere")])
-    assert [error.position.seq for error in refused] == [2]
+    with pytest.raises(LogForked) as refused:
+        await projector.fold_batch(OURS)
+    assert refused.value.position.seq == 2
     assert await seqs(engine) == []
+
+
+async def test_a_partition_whose_entry_is_held_keeps_no_other_waiting(
+    store: EventStore, engine: AsyncEngine, archive: Archive
+) -> None:
+    for tenant in ONE_PER_PARTITION:
+        await write(store, [queued()], tenant=tenant)
+    projector = Projector(store, engine)
+    async with archive.register.held(OURS):
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                for number in range(store.partitions):
+                    tasks.start_soon(projector.fold_batch, number)
+        assert len(await seqs(engine)) == len(ONE_PER_PARTITION) - 1
+    assert await projector.fold_batch(OURS) == 1
 
 
 async def test_who_begins_an_epoch_waits_for_a_batch_under_way_and_then_sees_what_it_archived(

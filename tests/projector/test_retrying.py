@@ -78,6 +78,22 @@ async def test_a_retry_takes_along_what_has_queued_behind(
     assert await contents(engine) == await folded(store)
 
 
+async def test_a_projector_goes_on_with_a_job_where_a_retry_has_left_it(
+    store: EventStore, engine: AsyncEngine, projector: Projector
+) -> None:
+    await write(store, build())
+    job = await write(store, repaired_build(2)[:9])
+    await projector.catch_up()
+    await refuse_job(engine, job.job)
+    await write(store, repaired_build(2)[9:11], job=job.job, after=9)
+    await projector.catch_up()
+    await refuse_no_more(engine)
+    assert await retry(engine, job.job) is None
+    await write(store, repaired_build(2)[11:], job=job.job, after=11)
+    await projector.catch_up()
+    assert await contents(engine) == await folded(store)
+
+
 async def test_a_payload_that_can_be_decoded_again_is_folded(
     store: EventStore, engine: AsyncEngine, projector: Projector
 ) -> None:

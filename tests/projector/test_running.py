@@ -14,7 +14,7 @@ from projector import Projector, job_by_id
 from schemas import JobRef, Status
 from service.embedded import DATABASE, Servers
 from tests.histories import TENANT, queued, started
-from tests.projector.contents import contents, execute, folded
+from tests.projector.contents import READ_MODEL, contents, execute, folded
 from tests.projector.processes import until
 from tests.projector.writing import ONE_PER_PARTITION, write
 
@@ -61,6 +61,26 @@ async def test_a_running_projector_follows_every_partition(
             await until_folded(engine, job, Status.QUEUED)
             await write(store, [started()], tenant=tenant, job=job.job, after=1)
             await until_folded(engine, job, Status.STARTING)
+        tasks.cancel_scope.cancel()
+    assert await contents(engine) == await folded(store)
+
+
+async def test_a_running_projector_notices_a_postgres_that_was_set_back_without_any_bell(
+    store: EventStore,
+    engine: AsyncEngine,
+    projector: Projector,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("projector.projector.LOOK_AGAIN_S", 0.05)
+    hub = Hub(store, redis)
+    job = await write(store, [queued()])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.run)
+        tasks.start_soon(projector.run, hub)
+        await until_folded(engine, job, Status.QUEUED)
+        await execute(engine, f"TRUNCATE {READ_MODEL}, headrace.events")
+        await until_folded(engine, job, Status.QUEUED)
         tasks.cancel_scope.cancel()
     assert await contents(engine) == await folded(store)
 

@@ -6,14 +6,16 @@ import anyio
 import anyio.lowlevel
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
 from eventstore import EventStore, LogEntry
 from projector import Projector
 from projector.batches import Batch
 from projector.errors import LogForked, ProjectorError
-from projector.together import Together
+from projector.together import NotTogether, Together
 from schemas import Position
-from tests.histories import build, recorded
+from tests.histories import build, queued, recorded
+from tests.projector.processes import blocked_backend
 from tests.projector.spoiling import assert_only_parked, refuse_job
 from tests.projector.writing import ONE_PER_PARTITION, write
 
@@ -30,13 +32,17 @@ def batch(partition: int, events: int = 1) -> Batch:
 
 
 class Transactions:
-    """Keeps which partitions were folded together; the first fold waits until it is let go."""
+    """Keeps which partitions were folded together; the first fold waits until it is let go.
 
-    def __init__(self, *, error: Exception | None = None) -> None:
+    Others are faster in the partitions that are `taken`.
+    """
+
+    def __init__(self, *, error: Exception | None = None, taken: Collection[int] = ()) -> None:
         self.turns: list[list[int]] = []
         self.begun = anyio.Event()
         self.let_go = anyio.Event()
         self._error = error
+        self._taken = taken
 
     async def __call__(self, batches: Sequence[Batch]) -> Collection[Batch]:
         self.turns.append([one.partition for one in batches])
@@ -45,17 +51,23 @@ class Transactions:
             await self.let_go.wait()
         elif self._error:
             raise self._error
-        return batches
+        return [one for one in batches if one.partition not in self._taken]
 
 
 async def fold_behind(
     together: Together, transactions: Transactions, *batches: Batch
 ) -> dict[int, bool | None]:
-    """What becomes of batches that all come while the transaction of partition 0 runs."""
+    """What becomes of batches that all come while the transaction of partition 0 runs.
+
+    None: it is to be folded alone.
+    """
     found: dict[int, bool | None] = {}
 
     async def fold(one: Batch) -> None:
-        found[one.partition] = await together.fold(one)
+        try:
+            found[one.partition] = await together.fold(one)
+        except NotTogether:
+            found[one.partition] = None
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
@@ -74,6 +86,13 @@ async def test_what_comes_while_a_transaction_runs_goes_together_in_the_next() -
     found = await fold_behind(together, transactions, batch(1), batch(2), batch(3))
     assert transactions.turns == [[0], [1, 2, 3]]
     assert found == {0: True, 1: True, 2: True, 3: True}
+
+
+async def test_each_batch_of_a_transaction_hears_whether_another_projector_was_faster() -> None:
+    transactions = Transactions(taken=[2])
+    together = Together(transactions, most=100)
+    found = await fold_behind(together, transactions, batch(1), batch(2), batch(3))
+    assert found == {0: True, 1: True, 2: False, 3: True}
 
 
 async def test_a_transaction_that_has_enough_events_takes_no_more_batches() -> None:
@@ -120,10 +139,13 @@ async def test_a_batch_that_failed_by_itself_says_why() -> None:
 async def test_who_waits_for_a_transaction_that_is_cut_off_is_told() -> None:
     transactions = Transactions()
     together = Together(transactions, most=100)
-    found: list[bool | None] = []
+    told: list[int] = []
 
     async def follow() -> None:
-        found.append(await together.fold(batch(2)))
+        try:
+            await together.fold(batch(2))
+        except NotTogether:
+            told.append(2)
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
@@ -137,7 +159,7 @@ async def test_who_waits_for_a_transaction_that_is_cut_off_is_told() -> None:
                     await anyio.wait_all_tasks_blocked()
                     cut.cancel()
             await anyio.wait_all_tasks_blocked()
-            assert found == [None]
+            assert told == [2]
             transactions.let_go.set()
     assert transactions.turns == [[0]]
 
@@ -145,13 +167,33 @@ async def test_who_waits_for_a_transaction_that_is_cut_off_is_told() -> None:
 async def test_a_job_that_is_refused_spoils_no_other_partition(
     store: EventStore, engine: AsyncEngine
 ) -> None:
-    for tenant in ONE_PER_PARTITION[1:]:
+    # The first to ask goes alone: whose job is refused shares the next transaction.
+    first, spoilt, *others = ONE_PER_PARTITION
+    for tenant in (first, *others):
         await write(store, build(), tenant=tenant)
-    job = await write(store, build(), tenant=ONE_PER_PARTITION[0])
+    job = await write(store, build(), tenant=spoilt)
     await refuse_job(engine, job.job)
     projector = Projector(store, engine)
-    with anyio.fail_after(60):
+    with anyio.fail_after(60), capture_logs() as logs:
         async with anyio.create_task_group() as tasks:
             for number in range(store.partitions):
                 tasks.start_soon(projector.fold_batch, number)
+    assert [one["error"] for one in logs if one["event"] == "folded_one_by_one"]
     await assert_only_parked(store, engine, job)
+
+
+async def test_a_large_batch_has_a_transaction_of_its_own(
+    store: EventStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projector.projector.FIRST_BATCH", len(build()))
+    projector = Projector(store, engine)
+    small, large = ONE_PER_PARTITION[:2]
+    await write(store, [queued()], tenant=small)
+    await write(store, build(), tenant=large)
+    async with anyio.create_task_group() as tasks, engine.begin() as holding:
+        # The small one stands in the middle of its transaction, for which other small ones wait.
+        await holding.exec_driver_sql("LOCK TABLE jobs IN SHARE MODE")
+        tasks.start_soon(projector.fold_batch, store.partition(small))
+        await blocked_backend(engine)
+        tasks.start_soon(projector.fold_batch, store.partition(large))
+        await blocked_backend(engine, 2)
