@@ -14,6 +14,7 @@ found by doing the batch again, job by job under savepoints.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 import anyio
 import structlog
@@ -88,7 +89,9 @@ class Projector:
         self._free_bytes = free_bytes
         self._states = [_States() for _ in range(store.partitions)]
         self._batch = [FIRST_BATCH] * store.partitions
-        self._together = Together(self._fold, most=MOST)
+        # So many that those of all partitions are no more than one of the largest batches.
+        self._small = min(FIRST_BATCH - 1, MOST // store.partitions)
+        self._together = Together(self._fold_together)
         self.trouble: dict[int, str] = {}
 
     async def run(self, hub: Hub) -> None:
@@ -198,33 +201,50 @@ class Projector:
         remembered = self._states[partition].position
         behind = remembered or await self._checkpoint(partition)
         try:
-            entries = await self._next(partition, behind, rung=rung)
+            async with self._together.turn() as turn:
+                entries = await self._next(partition, behind, rung=rung)
+                if 0 < len(entries) <= self._small:
+                    batch = Batch(behind, entries, self._states[partition].taken(behind))
+                    with suppress(NotTogether):
+                        return self._settle(batch, folded=await turn.fold(batch))
         except LogBroken:
             if remembered is None:
                 raise
             # Another projector has gone on since, and what it folded is trimmed.
             self._states[partition].forget()
             return await self.fold_batch(partition)
-        if not entries:
-            if rung:
-                return 0
-            if remembered is not None and await self._checkpoint(partition) != remembered:
-                # Postgres was set back: the log may reach further back than what it has now.
-                self._states[partition].forget()
-                return await self.fold_batch(partition)
-            return 0
-        batch = Batch(behind, entries, self._states[partition].taken(behind))
+        if entries:
+            batch = Batch(behind, entries, self._states[partition].taken(behind))
+            return self._settle(batch, folded=await self._fold_alone(batch))
+        if not rung and remembered is not None and await self._checkpoint(partition) != remembered:
+            # Postgres was set back: the log may reach further back than what it has now.
+            self._states[partition].forget()
+            return await self.fold_batch(partition)
+        return 0
+
+    async def _fold_together(self, batches: Sequence[Batch]) -> Collection[Batch]:
+        """Fold small batches; those that no other projector was faster with."""
+        if len(batches) == 1:
+            return batches if await self._fold_alone(batches[0]) else []
+        return await self._fold(batches)
+
+    async def _fold_alone(self, batch: Batch) -> bool:
+        """Fold a batch in its own transaction; False when another projector was faster."""
         try:
-            moved = await self._fold_as_fits(batch)
+            return bool(await self._fold([batch]))
         except (RowRefused, DBAPIError, PostgresError) as error:
             if not is_refusal(error):
                 raise
-            batch.states.clear()  # it moved them on as far as it came
-            moved = bool(await self._fold([batch], job_by_job=True))
-        if moved:
-            self._states[partition].keep(batch.states, batch.end)
-            self._adapt(partition, len(entries))
-        return len(entries) if moved else 0
+        batch.states.clear()  # it moved them on as far as it came
+        return bool(await self._fold([batch], job_by_job=True))
+
+    def _settle(self, batch: Batch, *, folded: bool) -> int:
+        """Go on behind a batch if it was folded; how many events that were."""
+        if not folded:
+            return 0
+        self._states[batch.partition].keep(batch.states, batch.end)
+        self._adapt(batch.partition, len(batch.entries))
+        return len(batch.entries)
 
     async def _checkpoint(self, partition: int) -> Position | None:
         with postgres_errors():
@@ -253,15 +273,6 @@ class Projector:
         """Larger batches while there is more than fits into one: a commit costs what it costs."""
         size = self._batch[partition]
         self._batch[partition] = min(size * 2, MOST) if folded == size else FIRST_BATCH
-
-    async def _fold_as_fits(self, batch: Batch) -> bool:
-        """Fold a small batch together with others; False when another projector was faster."""
-        if len(batch.entries) < FIRST_BATCH:
-            try:
-                return await self._together.fold(batch)
-            except NotTogether:
-                batch.states.clear()  # it moved them on as far as it came
-        return bool(await self._fold([batch]))
 
     async def _fold(
         self, batches: Sequence[Batch], *, job_by_job: bool = False

@@ -1,12 +1,12 @@
 """Small batches of several partitions, folded in one transaction.
 
 A transaction of the projector costs as much as a hundred events, and under a steady load each
-partition always has a few. So what is small waits while a transaction runs, and goes together in
-the next one.
+partition always has a few. So partitions take turns together: while one transaction runs they wait,
+then each reads what it has by then, and what is small goes in the next one.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
 import structlog
@@ -27,49 +27,32 @@ class NotTogether(Exception):
     """The transaction that a batch shared failed, be it for another's sake: fold it alone."""
 
 
-@dataclass(eq=False, slots=True)
-class _Turn:
-    """Batches for one transaction, by partition, and what became of them."""
+class _Transaction:
+    """What takes part in it reads first; it begins when all have."""
 
-    batches: dict[int, Batch] = field(default_factory=dict)
-    events: int = 0
-    folded: Collection[Batch] | None = None
-    over: anyio.Event = field(default_factory=anyio.Event)
+    def __init__(self, before: anyio.Event) -> None:
+        """`before`: the transaction before is over."""
+        self.before = before
+        self.over = anyio.Event()
+        self.all_read = anyio.Event()
+        self.reading = 0
+        self.batches: dict[int, Batch] = {}
+        self.begun = False
+        self.folded: Collection[Batch] | None = None
 
+    def has_read(self) -> None:
+        """One that takes part has."""
+        self.reading -= 1
+        if self.reading == 0:
+            self.all_read.set()
+            if not self.batches:
+                self.over.set()
 
-class Together:
-    """Folds each batch that it is given in the next transaction, with all that are waiting."""
-
-    def __init__(self, fold: Fold, *, most: int) -> None:
-        """`most`: a transaction that has so many events takes no further batch."""
-        self._fold = fold
-        self._most = most
-        self._waiting = _Turn()
-        self._one_at_a_time = anyio.Lock()
-
-    async def fold(self, batch: Batch) -> bool:
-        """Whether it was folded, or another projector was faster. Raises `NotTogether`."""
-        turn = self._waiting
-        if batch.partition in turn.batches:
-            return False
-        turn.batches[batch.partition] = batch
-        turn.events += len(batch.entries)
-        if turn.events >= self._most:
-            self._waiting = _Turn()
-        if len(turn.batches) == 1:
-            await self._lead(turn)
-        else:
-            await turn.over.wait()
-        if turn.folded is None:
-            raise NotTogether
-        return batch in turn.folded
-
-    async def _lead(self, turn: _Turn) -> None:
+    async def run(self, fold: Fold) -> None:
+        """Carry it out."""
         why = "it was cut off"
         try:
-            async with self._one_at_a_time:
-                self._close(turn)
-                turn.folded = await self._fold(list(turn.batches.values()))
+            self.folded = await fold(list(self.batches.values()))
         except (
             EventStoreError,
             ProjectorError,
@@ -77,15 +60,69 @@ class Together:
             SQLAlchemyError,
             PostgresError,
         ) as error:
-            if len(turn.batches) == 1:
+            if len(self.batches) == 1:
                 raise
             why = str(error)
         finally:
-            self._close(turn)
-            turn.over.set()
-            if turn.folded is None and len(turn.batches) > 1:
-                log.info("folded_one_by_one", partitions=list(turn.batches), error=why)
+            self.over.set()
+            if self.folded is None and len(self.batches) > 1:
+                log.info("folded_one_by_one", partitions=list(self.batches), error=why)
 
-    def _close(self, turn: _Turn) -> None:
-        if self._waiting is turn:
-            self._waiting = _Turn()
+
+class Turn:
+    """A partition's part in a transaction."""
+
+    def __init__(self, transaction: _Transaction, fold: Fold) -> None:
+        self._transaction = transaction
+        self._fold = fold
+        self._is_reading = True
+
+    async def fold(self, batch: Batch) -> bool:
+        """Whether it was folded, or another projector was faster. Raises `NotTogether`."""
+        transaction = self._transaction
+        if batch.partition in transaction.batches:
+            return False
+        transaction.batches[batch.partition] = batch
+        self.has_read()
+        await transaction.all_read.wait()
+        if transaction.begun:
+            await transaction.over.wait()
+        else:
+            transaction.begun = True
+            await transaction.run(self._fold)
+        if transaction.folded is None:
+            raise NotTogether
+        return batch in transaction.folded
+
+    def has_read(self) -> None:
+        """The others need not wait for it any more."""
+        if self._is_reading:
+            self._is_reading = False
+            self._transaction.has_read()
+
+
+class Together:
+    """Gives turns to partitions."""
+
+    def __init__(self, fold: Fold) -> None:
+        self._fold = fold
+        nothing = anyio.Event()
+        nothing.set()
+        self._next = _Transaction(before=nothing)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[Turn]:
+        """A turn in the next transaction, once the one before is over: to read, and then to fold.
+
+        Who leaves without a batch has none, or folds it alone.
+        """
+        if self._next.all_read.is_set():
+            self._next = _Transaction(before=self._next.over)
+        transaction = self._next
+        transaction.reading += 1
+        turn = Turn(transaction, self._fold)
+        try:
+            await transaction.before.wait()
+            yield turn
+        finally:
+            turn.has_read()
