@@ -205,6 +205,8 @@ def _postgres(data: Path, run: Path, log: BinaryIO, on_lost: OnLost | None) -> I
         "unix_socket_permissions": "0700",
         "max_connections": "60",
         "shared_buffers": "64MB",
+        # Filling each new file with zeros first halts all commits for 40 ms.
+        "wal_init_zero": "off",
         "timezone": "UTC",
         "log_timezone": "UTC",
     }
