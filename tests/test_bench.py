@@ -84,8 +84,13 @@ METRICS = {
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 async def test_each_benchmark_finds_what_it_names_beside_a_limit(
-    name: str, redis: Redis, servers: Servers, database_url: str
+    name: str,
+    redis: Redis,
+    servers: Servers,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("benchmarks.cores.BUSY_S", 0.02)
     target, said = Target(servers.redis_url, database_url), list[str]()
     bench = partial(BENCHMARKS[name], target, said.append, **SMALL[name])
     with logging_of_its_own():

@@ -26,6 +26,7 @@ from eventstore import (
     subscribe,
 )
 from eventstore.keys import Keys
+from eventstore.scripts import Scripts
 from projector import Projector, job_by_id, row_of
 from schemas import JobRef, UndecodableEvent, fold
 from schemas.commands import ExpirePreview
@@ -473,9 +474,9 @@ async def test_a_number_that_was_read_before_another_build_is_not_put_back_after
     await write(store, build(1))
     await projector.catch_up()
     await housekeeper(store, clock).trim(OURS)
-    plain, overtaken = store.scripts.plain, list[bool]()
+    call, overtaken = Scripts.__call__, list[bool]()
 
-    async def slowly(name: str, keys: list[str], args: list[object]) -> object:
+    async def slowly(self: Scripts, name: str, keys: list[str], args: list[object]) -> object:
         if name == "seed_number" and not overtaken:
             # Somebody else becomes build 2, and that is archived and trimmed, before we write.
             overtaken.append(True)
@@ -483,9 +484,9 @@ async def test_a_number_that_was_read_before_another_build_is_not_put_back_after
             await projector.catch_up()
             await housekeeper(store, clock).trim(OURS)
             assert await redis.hlen(KEYS.builds) == 0
-        return await plain(name, keys, args)
+        return await call(self, name, keys, args)
 
-    monkeypatch.setattr(store.scripts, "plain", slowly)
+    monkeypatch.setattr(Scripts, "__call__", slowly)
     with pytest.raises(NumberTaken) as caught:
         await write(store, [ready(2)], job=running.job, after=len(all_completed()))
     assert caught.value.last == 2
