@@ -13,8 +13,9 @@ import anyio
 
 from eventstore.errors import PostgresUnavailable, RedisUnavailable, VersionConflict
 from eventstore.ids import new_id
+from eventstore.payloads import event_data
 from eventstore.quotas import DayLimits
-from eventstore.store import Appended, CommandId, EventStore, event_data
+from eventstore.store import Appended, CommandId, EventStore
 from eventstore.work import Claim
 from schemas import (
     Command,

@@ -1,7 +1,5 @@
 """The log: append to a job, read a job, read a partition, report progress."""
 
-import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +17,12 @@ from eventstore.errors import (
     LogMissing,
     LogUnverified,
     NumberTaken,
-    PayloadRefused,
     RedisUnavailable,
     TooManyWaiting,
     VersionConflict,
 )
 from eventstore.keys import Keys
+from eventstore.payloads import event_data, line_data
 from eventstore.quotas import DayLimits, Quotas, counts_of, day_of
 from eventstore.reading import (
     FIRST_ENTRIES,
@@ -66,8 +64,6 @@ from schemas.events import (
 
 COMMAND_LIFE_MS = 24 * 60 * 60 * 1000
 PROGRESS_CAP_LINES = 5_000
-MAX_EVENT_BYTES = 256 * 1024
-MAX_LINE_BYTES = 64 * 1024
 MAX_WAITING = 10_000
 TENANT_CAP = 4
 READ_BATCH = 500
@@ -85,8 +81,6 @@ _MEANING: Mapping[str, frozenset[type]] = {
         {JobReady, JobFailed, JobCancelled, PreviewResumed, PreviewPaused, PreviewExpired}
     ),
 }
-# A backslash that is not itself escaped, and what JSON writes for a NUL.
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +332,7 @@ class EventStore:
                 PROGRESS_CAP_LINES,
                 format_time(time),
                 kind,
-                _line_data(kind, data),
+                line_data(kind, data),
             ],
         )
         if answer[0] == b"refused":
@@ -431,29 +425,3 @@ def _is_fresh(job: str) -> bool:
         return False
     age_s = time.time() - (made.int >> 80) / 1000  # RFC 9562: milliseconds come first
     return made.version == 7 and abs(age_s) < FRESH_S
-
-
-def event_data(event: NewEvent) -> bytes:
-    """The payload as it is kept: JSON in UTF-8. Raises `PayloadRefused`."""
-    name = event.payload.type
-    try:
-        return _checked(name, event.data, MAX_EVENT_BYTES)
-    except ValueError as error:  # pydantic's refusal of half a surrogate pair is one
-        raise PayloadRefused(f"{name} cannot be written as UTF-8: {error}") from error
-
-
-def _line_data(kind: str, data: Mapping[str, Any]) -> bytes:
-    """A progress line as it is kept: JSON in UTF-8. Raises `PayloadRefused`."""
-    try:
-        text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError as error:
-        raise PayloadRefused(f"{kind} cannot be written as UTF-8: {error}") from error
-    return _checked(kind, text, MAX_LINE_BYTES)
-
-
-def _checked(what: str, data: bytes, limit: int) -> bytes:
-    if len(data) > limit:
-        raise PayloadRefused(f"{what} has {len(data)} bytes, more than {limit}")
-    if b"\\u0000" in data and _NUL.search(data):
-        raise PayloadRefused(f"{what} holds a NUL character")
-    return data

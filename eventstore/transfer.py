@@ -23,8 +23,9 @@ from eventstore.following import Reset, subscribe
 from eventstore.handling import WORK_CLASS
 from eventstore.hub import Hub
 from eventstore.keys import Keys
+from eventstore.payloads import MAX_EVENT_BYTES
 from eventstore.scripts import refusal
-from eventstore.store import MAX_EVENT_BYTES, EventStore
+from eventstore.store import EventStore
 from schemas import (
     JobRef,
     RecordedEvent,

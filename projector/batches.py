@@ -104,7 +104,7 @@ async def fold_job_by_job(
     aside: Mapping[str, Position],
     schema: str,
 ) -> list[Parked]:
-    """The same of entries of any partitions, event by event for a job whose row is refused."""
+    """Fold entries of any partitions and write each job by itself, event by event if refused."""
     parked: list[Parked] = []
     for name, history in by_job(entries).items():
         before = {job: states[job] for job in [name] if job in states}
