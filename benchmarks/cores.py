@@ -1,6 +1,9 @@
-"""What this machine gives to a second busy process: the limit of whatever is done by two."""
+"""What one core does, and what this machine gives to a second busy process."""
 
+import os
 import sys
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
@@ -30,6 +33,35 @@ async def busy_processes(count: int) -> Row:
         f"one process, not {count}",
         round(median(alone)),
     )
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Keep this process and all that it starts, servers too, on one core while the block runs.
+
+    Servers that somebody else has started stay where they are.
+    """
+    allowed = os.sched_getaffinity(0)
+    _keep_on({min(allowed)})
+    try:
+        yield
+    finally:
+        _keep_on(allowed)
+
+
+def _keep_on(cores: Set[int]) -> None:
+    for thread in _threads(os.getpid()):
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(thread, cores)
+
+
+def _threads(process: int) -> Iterator[int]:
+    """Those of a process and of all below it, from /proc of Linux."""
+    for task in Path(f"/proc/{process}/task").glob("*"):
+        yield int(task.name)
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            for child in (task / "children").read_text().split():
+                yield from _threads(int(child))
 
 
 async def _turns_per_s(processes: int) -> float:

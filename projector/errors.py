@@ -116,6 +116,16 @@ class ReplayRunning(ReplayRefused):
         )
 
 
+class ProcessLost(ReplayRefused):
+    """One of the processes that fold has ended. Try again with fewer of them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a process that folded has ended, maybe for lack of memory: nothing was changed; try "
+            "again with --workers 1"
+        )
+
+
 class ArchiveShort(ReplayRefused):
     """A part of the archive was detached or lost: what it held could not be folded again."""
 

@@ -30,8 +30,8 @@ from projector.ground import check_known, make_locks
 from projector.parking import one_replay
 from projector.projection import Projection
 from projector.projections import PROJECTIONS
-from projector.shadow import OnProgress, Shadow, Source
-from projector.shares import UNHURRIED, on_snapshot, sample, shares
+from projector.shadow import OnProgress, Shadow
+from projector.shares import UNHURRIED, Source, on_snapshot, sample, shares
 from projector.swapping import check_dependants, no_swap, swap
 from projector.writing import PUBLIC, built, driver, jobs_aside
 

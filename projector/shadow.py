@@ -6,29 +6,20 @@ They are made, filled and given up or put in place in one transaction of one con
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
-import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 from asyncpg import PostgresError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.schema import AddConstraint, CreateIndex, CreateTable
 
 from projector.archived import entries_behind
 from projector.batches import Batch, fold_batches, fold_job_by_job, is_refusal, write_job_by_job
 from projector.errors import RowRefused
 from projector.folding import Parked, Rows
+from projector.parallel import folded
 from projector.projection import Projection
-from projector.shares import (
-    FoldedRows,
-    FoldedShare,
-    Share,
-    fold_elsewhere,
-    fold_here,
-    share_entries,
-)
+from projector.shares import FoldedRows, FoldedShare, Share, Source, share_entries
 from projector.tables import checkpoints
 from projector.writing import checkpoint_rows, copy_rows, jobs_aside, write_rows
 from schemas import Position
@@ -37,20 +28,6 @@ _BATCH = 4_000
 
 OnProgress = Callable[[int, int], None]
 """Called with (events folded, events in all)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The archive as one snapshot has it: through `seen`, or by name from other processes.
-
-    `ends` is where the archive of each partition ends, `aside` from where on jobs are left out.
-    """
-
-    engine: AsyncEngine
-    seen: AsyncConnection
-    snapshot: str
-    ends: Mapping[int, Position]
-    aside: Mapping[str, Position]
 
 
 @dataclass(slots=True)
@@ -82,7 +59,7 @@ class Shadow:
     ) -> None:
         """Fold these shares into the tables."""
         total = sum(end.seq for end in source.ends.values())
-        async with _folding(source, cut, self.projections, workers) as results:
+        async with folded(source, cut, self.projections, workers) as results:
             async for share in results:
                 self.parked += await self._write(share, source)
                 self.events += share.events
@@ -164,40 +141,3 @@ class Shadow:
         """The connection, on which the read model's tables are those of this schema."""
         yield await self.connection.execution_options(schema_translate_map={None: self.schema})
         await self.connection.execution_options(schema_translate_map=None)
-
-
-@asynccontextmanager
-async def _folding(
-    source: Source, cut: Sequence[Share], projections: Sequence[Projection], workers: int
-) -> AsyncIterator[AsyncIterator[FoldedShare]]:
-    """The folded shares: from this process, or from as many others as there are workers.
-
-    The next ones are folded while one is written.
-    """
-    workers = min(workers, len(cut))
-    fold = fold_here
-    if workers > 1:
-        fold = partial(fold_elsewhere, limiter=anyio.CapacityLimiter(workers))
-    # No more finished shares than workers wait here to be written.
-    send, receive = anyio.create_memory_object_stream[FoldedShare](workers)
-    left = iter(cut)
-
-    async def work(to: MemoryObjectSendStream[FoldedShare]) -> None:
-        async with to:
-            for share in left:
-                await to.send(
-                    await fold(source.engine, source.snapshot, share, projections, source.aside)
-                )
-
-    try:
-        async with anyio.create_task_group() as tasks, receive:
-            for _ in range(workers):
-                tasks.start_soon(work, send.clone())
-            send.close()
-            yield aiter(receive)
-    except BaseExceptionGroup as group:
-        raise _first(group) from group  # callers wait for one of ours, not for a group
-
-
-def _first(error: BaseException) -> BaseException:
-    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

@@ -4,27 +4,25 @@ A share is a range of job ids, so it is read along one index, and any number of 
 as many shares at once. What they give is the same in whatever order it is put together.
 """
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import anyio.to_process
+import anyio
 import asyncpg
 from anyio.streams.memory import MemoryObjectSendStream
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from eventstore import LogEntry, connect_postgres
+from eventstore import LogEntry
 from projector.archived import EVENTS, FOLDED, entry_of, histories, history_of
 from projector.errors import RowRefused
 from projector.folding import Folding, Parked
 from projector.projection import Projection
-from projector.projections import PROJECTIONS
 from projector.writing import driver
 from schemas import Job, Position
 
-JOBS = 4_000
+JOBS = 1_000
 # Histories fetched at once: about what a socket takes, for with more Postgres would have to wait.
 _FETCHED = 60
 UNHURRIED = {"idle_in_transaction_session_timeout": "0", "datestyle": "ISO", "timezone": "UTC"}
@@ -55,6 +53,33 @@ class FoldedShare:
     parked: list[Parked]
     events: int
     jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The archive as one snapshot has it: through `seen`, or by name on other connections.
+
+    `ends` is where the archive of each partition ends, `aside` from where on jobs are left out.
+    """
+
+    engine: AsyncEngine
+    seen: AsyncConnection
+    snapshot: str
+    ends: Mapping[int, Position]
+    aside: Mapping[str, Position]
+
+    async def fold(
+        self,
+        engine: AsyncEngine,
+        cut: Sequence[Share],
+        projections: Sequence[Projection],
+        give: Callable[[FoldedShare], Awaitable[None]],
+    ) -> None:
+        """Fold these shares, one after the other, on a connection of `engine` that sees it."""
+        async with engine.connect() as connection:
+            await on_snapshot(connection, self.snapshot)
+            for share in cut:
+                await give(await fold_share(connection, share, projections, self.aside))
 
 
 async def shares(connection: AsyncConnection, *, jobs: int = JOBS) -> list[Share]:
@@ -140,50 +165,6 @@ async def _fetch(
     async with to:
         while rows := await cursor.fetch(_FETCHED):
             await to.send(rows)
-
-
-async def fold_here(
-    engine: AsyncEngine,
-    snapshot: str,
-    share: Share,
-    projections: Sequence[Projection],
-    aside: Mapping[str, Position],
-) -> FoldedShare:
-    """`fold_share` on a connection of its own, which sees what the snapshot does."""
-    async with engine.connect() as connection:
-        await on_snapshot(connection, snapshot)
-        return await fold_share(connection, share, projections, aside)
-
-
-async def fold_elsewhere(
-    engine: AsyncEngine,
-    snapshot: str,
-    share: Share,
-    projections: Sequence[Projection],
-    aside: Mapping[str, Position],
-    limiter: anyio.CapacityLimiter,
-) -> FoldedShare:
-    """`fold_here` in a process of its own."""
-    url = engine.url.render_as_string(hide_password=False)
-    names = tuple(projection.name for projection in projections)
-    return await anyio.to_process.run_sync(
-        _fold_share, url, snapshot, share, names, dict(aside), cancellable=True, limiter=limiter
-    )
-
-
-def _fold_share(
-    url: str, snapshot: str, share: Share, names: Sequence[str], aside: Mapping[str, Position]
-) -> FoldedShare:
-    projections = [one for one in PROJECTIONS if one.name in names]
-
-    async def fold() -> FoldedShare:
-        engine = connect_postgres(url, pool_size=1, settings=UNHURRIED)
-        try:
-            return await fold_here(engine, snapshot, share, projections, aside)
-        finally:
-            await engine.dispose()
-
-    return asyncio.run(fold())
 
 
 async def on_snapshot(connection: AsyncConnection, snapshot: str | None = None) -> str:

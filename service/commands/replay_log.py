@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-import anyio
 from asyncpg import InterfaceError, PostgresError
 from rich.progress import (
     BarColumn,
@@ -51,11 +50,6 @@ def refusals() -> Iterator[None]:
         except (SQLAlchemyError, PostgresError, InterfaceError) as error:
             said = str(getattr(error, "orig", None) or error).partition("\n")[0]
             raise ServiceError(f"the database refuses: {said}") from error
-        except anyio.BrokenWorkerProcess as error:
-            raise ServiceError(
-                "a process that folded has ended, maybe for lack of memory: nothing was changed; "
-                "try again with --workers 1"
-            ) from error
 
 
 def on_log(action: Callable[[Log], Awaitable[T]]) -> T:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,8 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import EventStore, LogEntry, open_log
 from projector import Projector, rebuild, verify
-from projector.shares import shares
-from schemas import JobRef, RecordedEvent
+from schemas import RecordedEvent
 from schemas.events import (
     JobQueued,
     JobReady,
@@ -187,24 +185,3 @@ async def test_any_course_of_events_and_turns_makes_the_rows_of_one_plain_fold(
     replayed = await rebuild(engine)
     assert replayed.differing == ()
     assert await contents(engine) == live
-
-
-async def test_shares_folded_by_two_processes_make_the_rows_of_one(
-    store: EventStore,
-    engine: AsyncEngine,
-    jobs: list[JobRef],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("projector.replay.shares", partial(shares, jobs=2))
-    before = await contents(engine)
-    replayed, differences = await verify(engine, workers=2)
-    assert (replayed.jobs, differences) == (len(jobs), [])
-    await execute(engine, "UPDATE projects SET cost_usd = 0", "UPDATE jobs SET goal = 'another'")
-    replayed, differences = await verify(engine, workers=2)
-    assert {(found.table, found.column) for found in differences} == {
-        ("projects", "cost_usd"),
-        ("jobs", "goal"),
-    }
-    replayed = await rebuild(engine, workers=2)
-    assert replayed.differing == ("jobs", "projects")
-    assert await contents(engine) == before == await folded(store)

@@ -184,8 +184,7 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> tuple[Projection, ...]:
     table.append_constraint(CheckConstraint("project_id <> 'odd'", name="never_odd"))
     newer = replace(DAILY_STATS, table=table, version=DAILY_STATS.version + 1)
     projections = tuple(newer if one is DAILY_STATS else one for one in PROJECTIONS)
-    for module in ("replay", "shares"):
-        monkeypatch.setattr(f"projector.{module}.PROJECTIONS", projections)
+    monkeypatch.setattr("projector.replay.PROJECTIONS", projections)
     return projections
 
 
