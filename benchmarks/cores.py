@@ -1,6 +1,7 @@
-"""What one core does, and what this machine gives to a second busy process."""
+"""How many cores are busy, what one does alone, and what a second busy process gets."""
 
 import os
+import resource
 import sys
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
@@ -47,6 +48,24 @@ def on_one_core() -> Iterator[None]:
         yield
     finally:
         _keep_on(allowed)
+
+
+def busy_s() -> float:
+    """Seconds of processor time that this process and all that it has started have had so far.
+
+    Of what has ended by now only this process's own children count.
+    """
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + sum(map(_thread_s, _threads(os.getpid())))
+
+
+def _thread_s(thread: int) -> float:
+    try:
+        stat = Path(f"/proc/{thread}/task/{thread}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return 0.0
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _keep_on(cores: Set[int]) -> None:

@@ -5,6 +5,7 @@ to write and no sandbox. Each of its transitions is an event in the log before t
 begun, except that a phase that is done and the one behind it go there together, as in any build.
 """
 
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -18,7 +19,7 @@ from uuid6 import uuid7
 
 from benchmarks.append import PIPELINED, raw_round
 from benchmarks.builds import TENANTS, held
-from benchmarks.cores import busy_processes
+from benchmarks.cores import busy_s
 from benchmarks.peers import DBOS, TASKIQ, Peers
 from benchmarks.rows import ROUNDS, Row, Say, silent
 from benchmarks.servers import Target
@@ -62,12 +63,14 @@ def bench_jobs(target: Target, say: Say = silent, *, events: int = EVENTS) -> li
       are its events, the queueing not counted.
     - fsm_jobs_one_project: the same for one project, where builds wait for each other's number.
     - fsm_jobs_two_workers: through two worker processes.
-    - busy_processes: what two processes do that only compute, beside one: two workers, which share
-      the cores with the servers, cannot gain more.
+    - fsm_jobs_busy_cores: how many cores one worker, the servers and this process keep busy in
+      fsm_jobs, beside those that there are: a second worker has what is left.
     - fsm_jobs_dbos, fsm_jobs_taskiq, with peers: fsm_jobs beside workflows of DBOS with as many
       steps as a job has transitions, and beside jobs of taskiq that do nothing, 32 at once.
     - queue_wait_p50_ms: from the request for a build to its start by a worker that has nothing
       to do, one after the other, beside raw `XADD` and a blocked `XREAD` in the same process.
+    - queue_wait_taskiq, with peers: the same beside a job of taskiq, which is in nobody's name when
+      it begins: here the claim is on disk before.
     - first_event_p99_ms: from the request to its first event at a follower in the same process.
     - takeover_leases: the longest of eight jobs, from the kill of their worker 1.5 s after their
       start to their start by another, in leases of 2 s.
@@ -85,7 +88,7 @@ async def _measure(
         # Before the servers have the rounds behind them, of which the files are rewritten.
         say("queue_wait, first_event: one job after the other")
         async with _listening(store, servers) as hub:
-            singly = await _singly(min(jobs, SINGLE_JOBS), hub, pair[0])
+            singly = await _singly(min(jobs, SINGLE_JOBS), hub, pair[0], peers)
         # Nobody follows these: who does takes a third of a core from the workers.
         rows = [*await _throughput(jobs, say, store, pair, peers), *singly]
     with workers(2, servers, slots=SLOTS, lease_s=LEASE_S, busy_s=BUSY_S) as pair:
@@ -103,20 +106,24 @@ async def _throughput(
     theirs: dict[str, list[float]] = {DBOS: [], TASKIQ: []}
     raw: list[float] = []
     one: list[float] = []
+    busy: list[float] = []
     one_project: list[float] = []
     two: list[float] = []
     for number in range(1, ROUNDS + 1):
         say(f"fsm_jobs: round {number} of {ROUNDS}")
         beside = await raw_round(store, PIPELINED, jobs * EVENTS_A_JOB)
         raw.append(beside.events_per_s / EVENTS_A_JOB)
-        one.append(await _rate(store, jobs, pair[:1], TENANTS, PROJECTS))
-        one_project.append(await _rate(store, jobs, pair[:1], TENANTS[:1], 1))
-        two.append(await _rate(store, jobs, pair, TENANTS, PROJECTS))
+        rate, cores = await _rate(store, jobs, pair[:1], TENANTS, PROJECTS)
+        one.append(rate)
+        busy.append(cores)
+        one_project.append((await _rate(store, jobs, pair[:1], TENANTS[:1], 1))[0])
+        two.append((await _rate(store, jobs, pair, TENANTS, PROJECTS))[0])
         if peers:
             few = max(jobs // PEER_IS_SLOWER, ROUNDS)
             theirs[DBOS].append(await peers.rate(DBOS, jobs=few, steps=EVENTS_A_JOB - 1))
             theirs[TASKIQ].append(await peers.rate(TASKIQ, jobs=jobs))
     rate, appended = median(one), EVENTS_A_JOB - 1
+    there = len(os.sched_getaffinity(0))
     entries = "XADD of as many entries, pipelines of 32"
     return [
         Row("fsm_jobs", round(rate, 1), "jobs/s", entries, round(median(raw), 1)),
@@ -135,7 +142,7 @@ async def _throughput(
             round(rate, 1),
         ),
         Row("fsm_jobs_two_workers", round(median(two), 1), "jobs/s", "with one", round(rate, 1)),
-        await busy_processes(2),
+        Row("fsm_jobs_busy_cores", round(median(busy), 2), "cores", "cores there are", there),
         *(
             Row(f"fsm_jobs_{name}", round(rate, 1), "jobs/s", what, round(median(theirs[peer]), 1))
             for name, peer, what in _PEERS
@@ -150,8 +157,8 @@ async def _rate(
     going: Sequence[WorkerProcess],
     tenants: Sequence[str],
     projects: int,
-) -> float:
-    """Jobs a second, from the moment that all are queued and the workers begin."""
+) -> tuple[float, float]:
+    """Jobs a second, from the moment that all are queued and the workers begin; busy cores."""
     handler = CommandHandler(store)
 
     async def queue(tenant: str, count: int) -> None:
@@ -162,22 +169,23 @@ async def _rate(
         for number, tenant in enumerate(tenants):
             tasks.start_soon(queue, tenant, len(range(number, jobs, len(tenants))))
     ends_with = await held(store) + jobs * (EVENTS_A_JOB - 1)
-    began = time.perf_counter()
+    began, used_s = time.perf_counter(), busy_s()
     for worker in going:
         worker.go()
     while await held(store) < ends_with:  # noqa: ASYNC110 - it is in other processes
         await anyio.sleep(_LOOK_S)
-    rate = jobs / (time.perf_counter() - began)
+    took_s = time.perf_counter() - began
+    cores = (busy_s() - used_s) / took_s
     for worker in going:
         worker.rest()
-    return rate
+    return jobs / took_s, cores
 
 
 def _request(tenant: str, project: str) -> tuple[JobRef, RequestBuild]:
     return JobRef(tenant, str(uuid7())), RequestBuild(tenant, "u", project, "a todo list for two")
 
 
-async def _singly(jobs: int, hub: Hub, worker: WorkerProcess) -> list[Row]:
+async def _singly(jobs: int, hub: Hub, worker: WorkerProcess, peers: Peers | None) -> list[Row]:
     waits_ms: list[float] = []
     firsts_ms: list[float] = []
     raw_ms = [await _raw_wake(hub) for _ in range(jobs)]
@@ -203,10 +211,14 @@ async def _singly(jobs: int, hub: Hub, worker: WorkerProcess) -> list[Row]:
     worker.rest()
     first_ms = _p99(firsts_ms)
     wait_ms, raw = round(median(waits_ms), 3), round(median(raw_ms), 3)
-    return [
+    rows = [
         Row("queue_wait_p50_ms", wait_ms, "ms", "XADD to blocked XREAD", raw),
         Row("first_event_p99_ms", first_ms, "ms", "the limit", 50.0),
     ]
+    if peers:
+        theirs = round(await peers.wait_p50_ms(TASKIQ, jobs), 3)
+        rows.append(Row("queue_wait_taskiq", wait_ms, "ms", "taskiq, jobs that do nothing", theirs))
+    return rows
 
 
 async def _raw_wake(hub: Hub) -> float:

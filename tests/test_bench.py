@@ -58,7 +58,7 @@ METRICS = {
             f"fsm_{what}"
             for what in ("jobs", "transitions", "jobs_one_project", "jobs_two_workers")
         ),
-        "busy_processes",
+        "fsm_jobs_busy_cores",
         "queue_wait_p50_ms",
         "first_event_p99_ms",
         "takeover_leases",

@@ -43,6 +43,13 @@ class Peers:
 
         Raises `ServiceError`.
         """
+        return await self._found(name, "per_s", more)
+
+    async def wait_p50_ms(self, name: str, jobs: int) -> float:
+        """How long a job of a peer waits for a worker with nothing to do. Raises `ServiceError`."""
+        return await self._found(name, "wait_p50_ms", {"waits": jobs})
+
+    async def _found(self, name: str, what: str, more: dict[str, Any]) -> float:
         asked = {
             "redis_url": self._servers.redis_url,
             "database_url": self._servers.database_url,
@@ -52,7 +59,7 @@ class Peers:
         program = str(Path(__file__).parent / f"{name}.py")
         command = [str(self._python), "-P", program, json.dumps(asked)]
         said = await to_thread.run_sync(_run, command, _RUN_S)
-        return float(json.loads(said.splitlines()[-1])["per_s"])
+        return float(json.loads(said.splitlines()[-1])[what])
 
 
 def _installed(say: Say) -> Path:
