@@ -6,34 +6,12 @@ import sys
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from statistics import median
 
 import anyio
-
-from benchmarks.rows import ROUNDS, Row
 
 BUSY_S = 0.5
 """How long a round keeps each process busy."""
 _SPIN = Path(__file__).parent / "spin.py"
-
-
-async def busy_processes(count: int) -> Row:
-    """Turns a second of a loop in Python, of so many processes together beside one by itself.
-
-    Cores that are shared, or are threads of one core, give less than so many times as much.
-    """
-    alone: list[float] = []
-    together: list[float] = []
-    for _ in range(ROUNDS):
-        alone.append(await _turns_per_s(1))
-        together.append(await _turns_per_s(count))
-    return Row(
-        "busy_processes",
-        round(median(together)),
-        "turns/s",
-        f"one process, not {count}",
-        round(median(alone)),
-    )
 
 
 @contextmanager
@@ -83,7 +61,11 @@ def _threads(process: int) -> Iterator[int]:
                 yield from _threads(int(child))
 
 
-async def _turns_per_s(processes: int) -> float:
+async def turns_per_s(processes: int) -> float:
+    """Turns a second of a loop in Python, of so many processes together.
+
+    Cores that are shared, or are threads of one core, give less than so many times as much as one.
+    """
     found: list[float] = []
 
     async def spin() -> None:

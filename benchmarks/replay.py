@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from uuid6 import uuid7
 
 from benchmarks.builds import EVENTS_A_BUILD, PROJECT, TENANTS, from_start_to_ready
-from benchmarks.cores import busy_processes, on_one_core
+from benchmarks.cores import on_one_core, turns_per_s
 from benchmarks.peers import EVENTSOURCING, FOLDING, PEER_EVENTS, Peers
 from benchmarks.rows import ROUNDS, Row, Say, silent
 from benchmarks.servers import Target
@@ -64,26 +64,29 @@ async def _measure(
     peers = Peers(servers, say) if with_peers else None
     engine = connect_postgres(servers.database_url)
     try:
-        busy = await busy_processes(processes())
         tenth = await _filled(engine, store, events // 10, say)
         say(f"rebuild of {tenth:,} events")
-        small = median([(await _rebuilt(engine, tenth, 1))[0] for _ in range(ROUNDS)])
+        small = median([(await _rebuilt_beside_a_reader(engine, tenth))[0] for _ in range(ROUNDS)])
         whole = await _filled(engine, store, events, say)
         ours: list[float] = []
         reading: list[float] = []
         one_core: list[float] = []
         parallel: list[float] = []
+        one_busy: list[float] = []
+        all_busy: list[float] = []
         waits: list[float] = []
         theirs: list[float] = []
         for number in range(1, ROUNDS + 1):
             say(f"rebuild of {whole:,} events: round {number} of {ROUNDS}")
             reading.append(await _read(engine, whole))
-            rate, wait = await _rebuilt(engine, whole, 1)
+            rate, wait = await _rebuilt_beside_a_reader(engine, whole)
             ours.append(rate)
             waits.append(wait)
             with on_one_core():
-                one_core.append((await _rebuilt(engine, whole, 1))[0])
-            parallel.append((await _rebuilt(engine, whole, processes()))[0])
+                one_core.append(await _rebuilt(engine, whole, 1))
+            parallel.append(await _rebuilt(engine, whole, processes()))
+            one_busy.append(await turns_per_s(1))
+            all_busy.append(await turns_per_s(processes()))
             if peers:
                 say(f"rebuild: round {number} of {ROUNDS}, eventsourcing")
                 few = min(events, PEER_EVENTS)
@@ -100,7 +103,13 @@ async def _measure(
             f"one core, not {processes()}",
             round(median(one_core), 3),
         ),
-        busy,
+        Row(
+            "busy_processes",
+            round(median(all_busy)),
+            "turns/s",
+            f"one process, not {processes()}",
+            round(median(one_busy)),
+        ),
         Row("rebuild_growth", alone, "events/s", f"with {tenth:,} events", round(small, 3)),
         Row("swap_wait_ms", round(max(waits), 3), "ms", "limit", LIMIT_MS),
     ]
@@ -110,8 +119,15 @@ async def _measure(
     return rows
 
 
-async def _rebuilt(engine: AsyncEngine, events: int, workers: int) -> tuple[float, float]:
-    """Events a second, and the longest that a reader waited for an answer, in ms."""
+async def _rebuilt(engine: AsyncEngine, events: int, workers: int) -> float:
+    """Events a second."""
+    began = time.perf_counter()
+    await rebuild(engine, workers=workers)
+    return events / (time.perf_counter() - began)
+
+
+async def _rebuilt_beside_a_reader(engine: AsyncEngine, events: int) -> tuple[float, float]:
+    """Events a second in one process, and the longest that a reader waited for the swap, in ms."""
     waits_ms: list[float] = []
 
     async def read() -> None:
@@ -123,10 +139,9 @@ async def _rebuilt(engine: AsyncEngine, events: int, workers: int) -> tuple[floa
             await anyio.sleep(READ_EVERY_S)
 
     async with anyio.create_task_group() as tasks:
-        if workers == 1:
-            tasks.start_soon(read)
+        tasks.start_soon(read)
         began = time.perf_counter()
-        replayed = await rebuild(engine, workers=workers)
+        replayed = await rebuild(engine)
         took = time.perf_counter() - began
         tasks.cancel_scope.cancel()
     return events / took, max([replayed.swap_wait_ms, *waits_ms[-5:]])
