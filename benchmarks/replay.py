@@ -4,6 +4,7 @@ The archive is filled with whole builds without passing through a log: what is m
 becomes of it.
 """
 
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from uuid6 import uuid7
 
 from benchmarks.builds import EVENTS_A_BUILD, PROJECT, TENANTS, from_start_to_ready
-from benchmarks.cores import on_one_core, turns_per_s
+from benchmarks.cores import busy_s, on_one_core
 from benchmarks.peers import EVENTSOURCING, FOLDING, PEER_EVENTS, Peers
 from benchmarks.rows import ROUNDS, Row, Say, silent
 from benchmarks.servers import Target
@@ -47,8 +48,8 @@ def bench_replay(target: Target, say: Say = silent, *, events: int = EVENTS) -> 
       decoding them alone.
     - rebuild_parallel: in as many processes as there are cores (four at most), beside one core that
       does everything: one process and, where they are started for the benchmark, the servers.
-    - busy_processes: what as many processes do that only compute, beside one: no rebuild can gain
-      more by them.
+    - rebuild_busy_cores: how many cores it keeps busy in these, beside those that there are. Where
+      it fills them, what it gains is what the machine gives to cores that are all busy.
     - rebuild_growth: the rate with `events`, beside that with a tenth (a hundred thousand of a
       million).
     - swap_wait_ms: how long a reader waited at most, beside a limit of 50 ms.
@@ -72,8 +73,7 @@ async def _measure(
         reading: list[float] = []
         one_core: list[float] = []
         parallel: list[float] = []
-        one_busy: list[float] = []
-        all_busy: list[float] = []
+        busy: list[float] = []
         waits: list[float] = []
         theirs: list[float] = []
         for number in range(1, ROUNDS + 1):
@@ -84,16 +84,16 @@ async def _measure(
             waits.append(wait)
             with on_one_core():
                 one_core.append(await _rebuilt(engine, whole, 1))
+            began, used_s = time.perf_counter(), busy_s()
             parallel.append(await _rebuilt(engine, whole, processes()))
-            one_busy.append(await turns_per_s(1))
-            all_busy.append(await turns_per_s(processes()))
+            busy.append((busy_s() - used_s) / (time.perf_counter() - began))
             if peers:
                 say(f"rebuild: round {number} of {ROUNDS}, eventsourcing")
                 few = min(events, PEER_EVENTS)
                 theirs.append(await peers.rate(EVENTSOURCING, events=few, rebuild=True))
     finally:
         await engine.dispose()
-    alone = round(median(ours), 3)
+    alone, there = round(median(ours), 3), len(os.sched_getaffinity(0))
     rows = [
         Row("rebuild", alone, "events/s", "reading and decoding", round(median(reading), 3)),
         Row(
@@ -103,13 +103,7 @@ async def _measure(
             f"one core, not {processes()}",
             round(median(one_core), 3),
         ),
-        Row(
-            "busy_processes",
-            round(median(all_busy)),
-            "turns/s",
-            f"one process, not {processes()}",
-            round(median(one_busy)),
-        ),
+        Row("rebuild_busy_cores", round(median(busy), 2), "cores", "cores there are", there),
         Row("rebuild_growth", alone, "events/s", f"with {tenth:,} events", round(small, 3)),
         Row("swap_wait_ms", round(max(waits), 3), "ms", "limit", LIMIT_MS),
     ]
