@@ -21,7 +21,10 @@ def on_one_core() -> Iterator[None]:
 
 
 def busy_s() -> float:
-    """Seconds of processor time that this process and all that it has started have had so far."""
+    """Seconds of processor time that this process and all that it has started have had so far.
+
+    Servers that somebody else has started are left out.
+    """
     return sum(map(_busy_s, _family(os.getpid())))
 
 

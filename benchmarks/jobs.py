@@ -63,14 +63,15 @@ def bench_jobs(target: Target, say: Say = silent, *, events: int = EVENTS) -> li
       are its events, the queueing not counted.
     - fsm_jobs_one_project: the same for one project, where builds wait for each other's number.
     - fsm_jobs_two_workers: through two worker processes.
-    - fsm_jobs_busy_cores: how many cores one worker, the servers and this process keep busy in
-      fsm_jobs, beside those that there are: a second worker has what is left.
+    - fsm_jobs_busy_cores: how many cores one worker, this process and the servers that it has
+      started keep busy in fsm_jobs, beside those there are: a second worker has what is left.
     - fsm_jobs_dbos, fsm_jobs_taskiq, with peers: fsm_jobs beside workflows of DBOS with as many
       steps as a job has transitions, and beside jobs of taskiq that do nothing, 32 at once.
-    - queue_wait_p50_ms: from the request for a build to its start by a worker that has nothing
-      to do, one after the other, beside raw `XADD` and a blocked `XREAD` in the same process.
-    - queue_wait_taskiq, with peers: the same beside a job of taskiq, which is in nobody's name when
-      it begins: here the claim is on disk before.
+    - queue_wait_p50_ms: from JobQueued to JobStarted, as they are stamped when they are decided, by
+      a worker that has nothing to do, one after the other: the append of the first and the claim
+      lie between. Beside raw `XADD` and a blocked `XREAD` in the same process.
+    - queue_wait_taskiq, with peers: beside a job of taskiq, from before it is sent to its first
+      line in a worker of its own process. Nothing is written between but the job itself.
     - first_event_p99_ms: from the request to its first event at a follower in the same process.
     - takeover_leases: the longest of eight jobs, from the kill of their worker 1.5 s after their
       start to their start by another, in leases of 2 s.

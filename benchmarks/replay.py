@@ -48,7 +48,7 @@ def bench_replay(target: Target, say: Say = silent, *, events: int = EVENTS) -> 
       decoding them alone.
     - rebuild_parallel: in as many processes as there are cores (four at most), beside one core that
       does everything: one process and, where they are started for the benchmark, the servers.
-    - rebuild_busy_cores: how many cores it keeps busy in these, beside those that there are. Where
+    - rebuild_busy_cores: how many cores are busy in rebuild_parallel, beside those there are. Where
       it fills them, what it gains is what the machine gives to cores that are all busy.
     - rebuild_growth: the rate with `events`, beside that with a tenth (a hundred thousand of a
       million).

@@ -11,6 +11,7 @@ ProjectorError
 ├── NotParked           the job that was to be retried or discarded is not parked
 └── ReplayRefused       a rebuild cannot begin, or cannot go on
     ├── ReplayRunning   another one is under way
+    ├── ProcessLost     a process that folded has ended
     ├── ArchiveShort    the archive lacks events that were folded
     ├── JobDetached     the archive lacks the events of a parked job
     ├── DiskTooSmall    the copy would not fit

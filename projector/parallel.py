@@ -5,8 +5,10 @@ folds on a connection of its own and gives back rows; only this process writes.
 """
 
 import asyncio
+import ctypes
 import gc
 import multiprocessing
+import os
 import pickle
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -19,11 +21,12 @@ from anyio.streams.memory import MemoryObjectSendStream
 from anyio.to_thread import run_sync
 
 from eventstore import connect_postgres
-from projector.errors import ProcessLost
+from projector.errors import ProcessLost, ReplayRefused
 from projector.projection import Projection
 from projector.shares import UNHURRIED, FoldedShare, Share, Source
 
 _FORKED = multiprocessing.get_context("fork")
+_PR_SET_PDEATHSIG = 1
 
 
 @asynccontextmanager
@@ -72,26 +75,35 @@ def _forked(
             ours, theirs = _FORKED.Pipe(duplex=False)
             pipes.append(ours)
             part = cut[number::count]
-            process = _FORKED.Process(target=_fold, args=(theirs, source, part, projections))
+            process = _FORKED.Process(
+                target=_fold, args=(os.getpid(), theirs, source, part, projections)
+            )
             process.start()
             processes.append(process)
             theirs.close()  # so that it ends with the process
         yield pipes
+        for pipe in pipes:
+            pipe.close()
     finally:
         for process in processes:
             process.kill()
             process.join()
+            process.close()
 
 
 def _fold(
-    to: Connection, source: Source, cut: Sequence[Share], projections: Sequence[Projection]
+    parent: int,
+    to: Connection,
+    source: Source,
+    cut: Sequence[Share],
+    projections: Sequence[Projection],
 ) -> None:
     """All that a forked process does."""
-    gc.freeze()  # what is shared stays shared
-    signal.set_wakeup_fd(-1)  # that would wake the other process
-    # What a terminal or a supervisor asks to end is the process that waits for this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # It holds open what its parent had open: connections and locks.
+    _end_with(parent)
+    gc.freeze()  # a collection would copy every page that is shared
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are meant for the parent
 
     async def give(share: FoldedShare) -> None:
         _give(to, share)
@@ -108,7 +120,23 @@ def _fold(
         asyncio.run(fold())
         _give(to, None)
     except Exception as error:  # noqa: BLE001 - raised again where it is waited for
-        _give(to, error)
+        _give(to, _portable(error))
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when its parent does, however that comes about."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before the line above
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or what it says where it cannot be made again from what it was made of."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301
+    except (AttributeError, TypeError, pickle.PicklingError):
+        return ReplayRefused(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _give(to: Connection, what: FoldedShare | Exception | None) -> None:
@@ -118,9 +146,10 @@ def _give(to: Connection, what: FoldedShare | Exception | None) -> None:
 def _received(pipe: Connection) -> FoldedShare | None:
     """What a forked process gives next; None when it has folded all."""
     try:
-        given: FoldedShare | Exception | None = pickle.loads(pipe.recv_bytes())  # noqa: S301
-    except EOFError as error:
+        message = pipe.recv_bytes()
+    except (EOFError, OSError) as error:  # OSError: in the middle of a message
         raise ProcessLost from error
+    given: FoldedShare | Exception | None = pickle.loads(message)  # noqa: S301
     if isinstance(given, Exception):
         raise given
     return given
