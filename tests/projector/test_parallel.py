@@ -161,12 +161,19 @@ async def test_another_process_may_take_its_time(
     engine: AsyncEngine, jobs: list[JobRef], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def told(connection: AsyncConnection, *args: Any) -> NoReturn:
-        limit = "SELECT current_setting('idle_in_transaction_session_timeout')"
-        raise KeyError(await (await driver(connection)).fetchval(limit))
+        raise KeyError(
+            await (await driver(connection)).fetchval(f"SELECT current_setting({limit})")
+        )
 
+    limit = "'idle_in_transaction_session_timeout'"
+    database = f'DATABASE "{engine.url.database}"'
     monkeypatch.setattr("projector.shares.fold_share", told)
-    with pytest.raises(KeyError, match="'0'"):
-        await verify(engine, workers=2)
+    await execute(engine, f"ALTER {database} SET idle_in_transaction_session_timeout = '7s'")
+    try:
+        with pytest.raises(KeyError, match="'0'"):
+            await verify(engine, workers=2)
+    finally:
+        await execute(engine, f"ALTER {database} RESET idle_in_transaction_session_timeout")
 
 
 async def test_processes_end_with_the_replay_that_is_given_up(
