@@ -9,22 +9,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncpg import PostgresError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from eventstore import LogEntry
+from eventstore import EventStoreError, LogEntry
 from projector.archived import states_of
-from projector.errors import CheckpointMoved, RowRefused
+from projector.errors import CheckpointMoved, ProjectorError, RowRefused
 from projector.folding import Folding, Parked, by_job, fold_entries, parked_at
 from projector.projection import Projection
 from projector.writing import PUBLIC, write_rows
-from schemas import Job, Position
+from schemas import Job, Position, SchemaError
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: data exception, integrity
 # constraint violation, program limit exceeded, raised by a function. Everything else (a full disk,
 # a missing table) is no fault of the job's.
 _REFUSALS = ("22", "23", "54", "P0")
 Refusal = RowRefused | DBAPIError | PostgresError
+BATCH_ERRORS = (EventStoreError, ProjectorError, SchemaError, SQLAlchemyError, PostgresError)
+"""What folding a batch raises, of whatever is no mistake in this code."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

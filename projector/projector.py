@@ -24,7 +24,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventstore import (
     EventStore,
-    EventStoreError,
     Hub,
     LogEntry,
     PostgresUnavailable,
@@ -32,14 +31,13 @@ from eventstore import (
     postgres_errors,
 )
 from eventstore.parts import make_parts
-from projector.batches import Batch, fold_batches, is_refusal, write_job_by_job
+from projector.batches import BATCH_ERRORS, Batch, fold_batches, is_refusal, write_job_by_job
 from projector.errors import (
     CheckpointMoved,
     FoldingStalled,
     LogBroken,
     LogForked,
     ModelNewer,
-    ProjectorError,
     ReplayRefused,
     RowRefused,
 )
@@ -50,7 +48,7 @@ from projector.projections import PROJECTIONS
 from projector.replay import backfill
 from projector.together import NotTogether, Together
 from projector.writing import checkpoint_rows, checkpoints_of, copy_events, set_aside, write_rows
-from schemas import Job, Position, SchemaError, decode_or_mark
+from schemas import Job, Position, decode_or_mark
 
 FIRST_BATCH = 500
 MOST = 2_000
@@ -166,13 +164,7 @@ class Projector:
                     await anyio.sleep(backoff_s)
                     backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
                     continue
-                except (
-                    EventStoreError,
-                    ProjectorError,
-                    SchemaError,
-                    SQLAlchemyError,
-                    PostgresError,
-                ) as error:
+                except BATCH_ERRORS as error:
                     # This partition stands still until somebody looks; the others go on.
                     log.error("projector_stuck", partition=partition, exc_info=error)
                     self.trouble[partition] = f"stuck: {error}"

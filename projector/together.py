@@ -10,13 +10,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 import structlog
-from asyncpg import PostgresError
-from sqlalchemy.exc import SQLAlchemyError
 
-from eventstore import EventStoreError
-from projector.batches import Batch
-from projector.errors import ProjectorError
-from schemas import SchemaError
+from projector.batches import BATCH_ERRORS, Batch
 
 log = structlog.get_logger()
 
@@ -53,13 +48,7 @@ class _Transaction:
         why = "it was cut off"
         try:
             self.folded = await fold(list(self.batches.values()))
-        except (
-            EventStoreError,
-            ProjectorError,
-            SchemaError,
-            SQLAlchemyError,
-            PostgresError,
-        ) as error:
+        except BATCH_ERRORS as error:
             if len(self.batches) == 1:
                 raise
             why = str(error)
